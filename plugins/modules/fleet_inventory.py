@@ -29,17 +29,12 @@ options:
     type: str
     choices: [fail, warn, ignore]
     default: fail
+extends_documentation_fragment:
+  - gpufleet.deepseek._attributes.info
 attributes:
   action:
     description: Has a corresponding action plugin, so it runs on the controller.
     support: full
-  check_mode:
-    description: Can run in check mode; it changes nothing.
-    support: full
-  diff_mode:
-    description: Returns what changed when in diff mode.
-    support: none
-    details: It changes nothing.
 """
 
 EXAMPLES = r"""

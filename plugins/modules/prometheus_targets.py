@@ -39,14 +39,8 @@ options:
     description: Seconds to wait.
     type: int
     default: 60
-attributes:
-  check_mode:
-    description: Can run in check mode; it changes nothing.
-    support: full
-  diff_mode:
-    description: Returns what changed when in diff mode.
-    support: none
-    details: It changes nothing.
+extends_documentation_fragment:
+  - gpufleet.deepseek._attributes.info
 """
 
 EXAMPLES = r"""

@@ -1,0 +1,650 @@
+# Copyright (c) 2026, gpufleet.deepseek contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Every check of the collection. ``dev/test`` calls this; it needs nothing but a Python of the machine.
+
+dev/test                       everything
+dev/test lint unit             some parts
+dev/test molecule --only gateway
+dev/test --list                what there is
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ansible_test
+import environments
+from environments import CACHE, ROOT, Environment
+from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
+
+PARTS = ("lint", "unit", "sanity", "lab", "entrances", "faults", "molecule")
+SNAPSHOT = CACHE / "snapshot"
+ARTIFACT = CACHE / "artifact"
+INSTALLED = ARTIFACT / "collections" / "ansible_collections"
+# Two labs stand on a machine at most: the one of dev/lab, and the one of the molecule scenarios. One lane for both:
+# two cores converge one fleet well and two badly.
+HOSTS = "hosts"
+LAB_INVENTORY = ROOT / "inventories" / "lab"
+MOLECULE_INVENTORY = ROOT / "molecule" / "inventory"
+RECAP = re.compile(r"^(\S+)\s*: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+SHIPPED = ("README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "changelogs/config.yaml")
+NOT_SHIPPED = re.compile(
+    r"(^|/)(\.git|\.cache|\.ci|\.venv[^/]*|__pycache__|collections|molecule|dev|benchmarks)(/|$)|\.pyc$|\.tar\.gz$"
+    r"|^(site\.yml|ansible\.cfg)$|(^|/)(id_ed25519|id_rsa|known_hosts)$|\.key$"
+)
+
+
+def git_files() -> list[str]:
+    """Files that git knows, or would take, without links to folders."""
+    done = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return sorted(name for name in done.stdout.split("\0") if name and (ROOT / name).exists())
+
+
+def shebang(path: Path) -> str:
+    """The first line of a script, or nothing."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        line = file.readline(200)
+    return line.decode("utf-8", "replace").strip() if line.startswith(b"#!") else ""
+
+
+def recap(log: Path, start: int = 0) -> dict[str, dict[str, int]]:
+    """The last play recap of a log, host by host."""
+    text = ANSI.sub("", log.read_text("utf-8", "replace")[start:])
+    at = text.rfind("PLAY RECAP")
+    if at < 0:
+        raise Failure("the play printed no recap")
+    found = {}
+    for host, ok, changed, unreachable, failed in RECAP.findall(text[at:]):
+        found[host] = {"ok": int(ok), "changed": int(changed), "unreachable": int(unreachable), "failed": int(failed)}
+    return found
+
+
+def expect_unchanged(run: Run, log: Path) -> None:
+    """The play that has just ended changed nothing anywhere."""
+    hosts = recap(log)
+    if not hosts:
+        raise Failure("the recap names no host")
+    changed = {host: count["changed"] for host, count in hosts.items() if count["changed"]}
+    if changed:
+        raise Failure("still changes: " + ", ".join(f"{host} changed={number}" for host, number in changed.items()))
+    run.notes.append(f"changed=0 on {len(hosts)} hosts")
+
+
+class Checks:
+    """The steps, and what they share."""
+
+    def __init__(self, options: argparse.Namespace, logs: Path) -> None:
+        """Look at the machine."""
+        self.options = options
+        self.logs = logs
+        self.chosen, self.missing = environments.choose()
+        if not self.chosen:
+            sys.exit("dev/test: no Python 3.11 or later that can make a virtual environment (apt: python3-venv)")
+        self.main = self.chosen[0]
+        self.lab_was_up = self.lab_is_up()
+
+    # -- the list ---------------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[Step]:
+        """All steps of the parts asked for, in the order in which they should start."""
+        parts = set(self.options.parts or PARTS)
+        steps = [
+            Step(self.setup_name(env), lambda run, env=env: environments.prepare(env, run), "setup", 900)  # type: ignore[misc]
+            for env in self.chosen
+        ]
+        steps += [Step(f"setup: core {core.name}", self.absent(why), "setup") for core, why in self.missing]
+        by_part: dict[str, Callable[[], list[Step]]] = {
+            "lint": self.lint_steps,
+            "unit": self.unit_steps,
+            "sanity": self.sanity_steps,
+            "lab": self.lab_steps,
+            "entrances": self.entrance_steps,
+            "faults": self.fault_steps,
+            "molecule": self.molecule_steps,
+        }
+        # The hosts take longest, so their steps come first; lint, unit and sanity fill the other core meanwhile.
+        for part in ("lab", "entrances", "faults", "molecule", "lint", "unit", "sanity"):
+            if part in parts:
+                known = {step.name for step in steps}
+                steps += [step for step in by_part[part]() if step.name not in known]
+        if self.options.only:
+            steps = self.narrow(steps, self.options.only)
+        return steps
+
+    @staticmethod
+    def narrow(steps: list[Step], pattern: str) -> list[Step]:
+        """The steps whose name matches, and those they need."""
+        by_name = {step.name: step for step in steps}
+        wanted: set[str] = set()
+
+        def take(name: str) -> None:
+            if name in by_name and name not in wanted:
+                wanted.add(name)
+                for needed in by_name[name].needs:
+                    take(needed)
+
+        for name in by_name:
+            if re.search(pattern, name):
+                take(name)
+        return [step for step in steps if step.name in wanted]
+
+    def finalizers(self, steps: list[Step]) -> list[Finalizer]:
+        """What is undone at the end, whatever happened."""
+        if self.options.keep:
+            return []
+        groups = {step.group for step in steps}
+        found = []
+        if "molecule" in groups:
+            found.append(Finalizer("molecule: destroy", self.molecule_destroy))
+        if groups & {"lab", "entrances", "faults"} and not self.lab_was_up:
+            found.append(Finalizer("lab: down", self.lab_down))
+        return found
+
+    @staticmethod
+    def setup_name(environment: Environment) -> str:
+        """The name of the step that makes an environment."""
+        return f"setup: core {environment.core.name}, Python {environment.python_version}"
+
+    @staticmethod
+    def absent(why: str) -> Callable[[Run], None]:
+        """A step that says why it cannot be."""
+
+        def action(_run: Run) -> None:
+            raise Skip(why)
+
+        return action
+
+    def ready(self, *needs: str) -> tuple[str, ...]:
+        """What nearly every step needs: the environment with all the tools."""
+        return (self.setup_name(self.main), *needs)
+
+    def tool(self, name: str, *words: str | Path, cwd: Path = ROOT, **extra: str) -> Callable[[Run], None]:
+        """A step that is one command of the main environment."""
+
+        def action(run: Run) -> None:
+            run.cmd([self.main.bin(name), *words], env=self.main.env(**extra), cwd=cwd)
+
+        return action
+
+    # -- lint -------------------------------------------------------------------------------------------------------
+
+    def lint_steps(self) -> list[Step]:
+        """Everything that only reads."""
+        tools = ROOT / "tests" / "tools"
+        python = self.main.bin
+        needs = self.ready()
+        return [
+            Step("lint: shell", self.lint_shell, "lint", 120),
+            Step("lint: ansible-lint", self.lint_ansible, "lint", 900, needs),
+            Step("lint: yamllint", self.tool("yamllint", "--strict", "."), "lint", 120, needs),
+            Step("lint: ruff check", self.lint_ruff("check"), "lint", 120, needs),
+            Step("lint: ruff format", self.lint_ruff("format", "--check", "--diff"), "lint", 120, needs),
+            Step("lint: mypy", self.lint_mypy, "lint", 300, needs),
+            Step(
+                "lint: argument specs", self.tool(str(python("python")), tools / "check_argspecs.py"), "lint", 60, needs
+            ),
+            Step("lint: house rules", self.tool(str(python("python")), tools / "check_house.py"), "lint", 60, needs),
+            Step("lint: antsibull-docs", self.lint_docs, "lint", 300, needs),
+            Step("lint: changelog", self.lint_changelog, "lint", 120, needs),
+        ]
+
+    def lint_shell(self, run: Run) -> None:
+        """Syntax by the shells themselves, sense by shellcheck."""
+        scripts = [ROOT / name for name in git_files()]
+        found = [(path, shebang(path)) for path in scripts if not path.is_symlink()]
+        posix = [path for path, line in found if re.search(r"[/ ](sh|dash)$", line.split(" -")[0])]
+        bash = [path for path, line in found if re.search(r"[/ ]bash$", line.split(" -")[0])]
+        posix += [
+            path
+            for path in scripts
+            if path.parent == ROOT / "dev" and path.suffix == ".sh" and path not in posix + bash
+        ]
+        for path in posix:
+            run.cmd([shutil.which("dash") or "sh", "-n", path])
+        for path in bash:
+            run.cmd(["bash", "-n", path])
+        if not posix + bash:
+            raise Skip("no script in the tree")
+        checker = shutil.which("shellcheck")
+        if not checker:
+            raise Failure("shellcheck is not installed")
+        for kind, paths in (("sh", posix), ("bash", bash)):
+            if paths:
+                run.cmd(
+                    [checker, "--shell", kind, "--external-sources", "--source-path", "SCRIPTDIR", *paths], cwd=ROOT
+                )
+        run.notes.append(f"{len(posix)} sh, {len(bash)} bash")
+
+    def lint_ansible(self, run: Run) -> None:
+        """ansible-lint with the production profile; a warning counts as well."""
+        run.cmd([self.main.bin("ansible-lint"), "--offline"], env=self.main.env(), cwd=ROOT)
+
+    def lint_ruff(self, *words: str) -> Callable[[Run], None]:
+        """Ruff, over Python files with and without the ending."""
+
+        def action(run: Run) -> None:
+            files = self.python_files()
+            if not files:
+                raise Skip("no Python in the tree")
+            run.cmd([self.main.bin("ruff"), *words, "--no-cache", *files], env=self.main.env(), cwd=ROOT)
+
+        return action
+
+    @staticmethod
+    def python_files() -> list[str]:
+        """Every Python file, those with only a first line that says so among them."""
+        names = [name for name in git_files() if not name.startswith("collections/") and not (ROOT / name).is_symlink()]
+        return [name for name in names if name.endswith(".py") or "python" in shebang(ROOT / name)]
+
+    def lint_mypy(self, run: Run) -> None:
+        """Types: the plugins with their tests in one go, each folder of scripts by itself."""
+        files = self.python_files()
+        link = "collections/ansible_collections/gpufleet/deepseek/"
+        groups: dict[str, list[str]] = {}
+        for name in files:
+            if name.startswith(("plugins/", "tests/unit/")):
+                groups.setdefault("plugins", []).append(link + name)
+            else:
+                groups.setdefault(str(Path(name).parent), []).append(name)
+        if not groups:
+            raise Skip("no Python in the tree")
+        broken = []
+        for folder, names in sorted(groups.items()):
+            env = self.main.env()
+            words: list[str] = []
+            if folder != "plugins":
+                env["MYPYPATH"] = str(ROOT / folder)
+                words = ["--scripts-are-modules"]
+            cache = CACHE / "mypy" / folder.replace("/", "-")
+            argv: list[str | Path] = [
+                self.main.bin("mypy"),
+                "--config-file",
+                "pyproject.toml",
+                "--cache-dir",
+                cache,
+                *words,
+                *names,
+            ]
+            if run.cmd(argv, env=env, cwd=ROOT, check=False):
+                broken.append(folder)
+        if broken:
+            raise Failure("type errors in " + ", ".join(broken))
+        run.notes.append(f"{sum(map(len, groups.values()))} files")
+
+    def lint_docs(self, run: Run) -> None:
+        """The documentation of plugins and roles, as antsibull-docs will render it."""
+        words = ["lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "all", "--skip-rstcheck", "."]
+        env = self.main.env(ANSIBLE_COLLECTIONS_PATH=str(ROOT / "collections"))
+        run.cmd([self.main.bin("antsibull-docs"), *words], env=env, cwd=ROOT)
+
+    def lint_changelog(self, run: Run) -> None:
+        """The fragments, and that a release could be made of them."""
+        env = self.main.env(ANSIBLE_COLLECTIONS_PATH=str(ROOT / "collections"))
+        run.cmd([self.main.bin("antsibull-changelog"), "lint"], env=env, cwd=ROOT)
+
+    # -- unit -------------------------------------------------------------------------------------------------------
+
+    def unit_steps(self) -> list[Step]:
+        """The unit tests in the checkout, with each core."""
+        return [
+            Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 300, (self.setup_name(env),))
+            for env in self.chosen
+        ] + [Step(f"unit: pytest, core {core.name}", self.absent(why), "unit") for core, why in self.missing]
+
+    @staticmethod
+    def unit_pytest(environment: Environment) -> Callable[[Run], None]:
+        """Pytest; that it finds no test is an error."""
+
+        def action(run: Run) -> None:
+            run.cmd([environment.bin("pytest"), "tests/unit"], env=environment.env(), cwd=ROOT)
+
+        return action
+
+    # -- the artifact -----------------------------------------------------------------------------------------------
+
+    def artifact_steps(self) -> list[Step]:
+        """Build the collection once, as a release would be built, and install it into an empty folder."""
+        return [Step("artifact: build and install", self.artifact_build, "sanity", 180, self.ready())]
+
+    def artifact_build(self, run: Run) -> None:
+        """From a snapshot of what git knows or would take: nothing else of this folder gets in."""
+        shutil.rmtree(SNAPSHOT, ignore_errors=True)
+        source = SNAPSHOT / "source"
+        for name in git_files():
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target, follow_symlinks=False)
+        git = ["git", "-c", "user.name=snapshot", "-c", "user.email=snapshot@example.org", "-C", str(source)]
+        run.cmd([*git, "init", "--quiet", "--initial-branch=main"])
+        run.cmd([*git, "add", "--all", "--force"])
+        run.cmd([*git, "commit", "--quiet", "--no-verify", "--message=Snapshot of the tree under test"])
+        shutil.rmtree(ARTIFACT, ignore_errors=True)
+        ARTIFACT.mkdir(parents=True)
+        galaxy = self.main.bin("ansible-galaxy")
+        run.cmd([galaxy, "collection", "build", source, "--output-path", ARTIFACT], env=self.main.env(), cwd=SNAPSHOT)
+        archive = self.archive()
+        with tarfile.open(archive) as tar:
+            names = tar.getnames()
+        run.say("\n".join(names))
+        stray = [name for name in names if NOT_SHIPPED.search(name)]
+        absent = [name for name in SHIPPED if name not in names]
+        if stray:
+            raise Failure("in the artifact, and should not be: " + ", ".join(stray[:8]))
+        if absent:
+            raise Failure("not in the artifact: " + ", ".join(absent))
+        words: list[str | Path] = [
+            "collection",
+            "install",
+            archive,
+            "--collections-path",
+            INSTALLED.parent,
+            "--offline",
+        ]
+        run.cmd([galaxy, *words], env=self.main.env(ANSIBLE_COLLECTIONS_PATH=str(INSTALLED.parent)), cwd=SNAPSHOT)
+        run.notes.append(f"{archive.name}, {len(names)} files, {archive.stat().st_size // 1024} KiB")
+
+    @staticmethod
+    def archive() -> Path:
+        """The built collection."""
+        found = sorted(ARTIFACT.glob("gpufleet-deepseek-*.tar.gz"))
+        if not found:
+            raise Failure("no built collection")
+        return found[-1]
+
+    def sanity_steps(self) -> list[Step]:
+        """What a certification would run, on the artifact."""
+        needs = self.ready("artifact: build and install")
+        steps = self.artifact_steps()
+        for env in self.chosen:
+            after = (*needs, self.setup_name(env))
+            # The two share ansible-test's cache of virtual environments: one after the other.
+            steps.append(Step(f"sanity: core {env.core.name}", self.sanity(env), "sanity", 1200, after, "ansible-test"))
+            steps.append(
+                Step(f"sanity: units, core {env.core.name}", self.units(env), "sanity", 600, after, "ansible-test")
+            )
+        steps += [Step(f"sanity: core {core.name}", self.absent(why), "sanity") for core, why in self.missing]
+        steps.append(Step("sanity: galaxy-importer", self.importer, "sanity", 600, needs))
+        steps.append(Step("sanity: execution environment", self.execution_environment, "sanity", 120, needs))
+        return steps
+
+    @staticmethod
+    def sanity(environment: Environment) -> Callable[[Run], None]:
+        """All sanity tests, without an ignore file."""
+
+        def action(run: Run) -> None:
+            if list((INSTALLED / "gpufleet" / "deepseek" / "tests" / "sanity").glob("ignore*")):
+                raise Failure("there is a sanity ignore file")
+            ansible_test.call(environment, INSTALLED, run, "sanity")
+
+        return action
+
+    @staticmethod
+    def units(environment: Environment) -> Callable[[Run], None]:
+        """The unit tests as ansible-test runs them, each by itself."""
+
+        def action(run: Run) -> None:
+            ansible_test.call(environment, INSTALLED, run, "units", "--venv", "--python", environment.python_version)
+
+        return action
+
+    def importer(self, run: Run) -> None:
+        """What Galaxy and Automation Hub do with an upload; their errors fail, their warnings are shown."""
+        config = CACHE / "importer.cfg"
+        config.write_text(
+            "[galaxy-importer]\nrequire_v1_or_greater = True\ncheck_required_tags = True\n", encoding="utf-8"
+        )
+        env = self.main.env(GALAXY_IMPORTER_CONFIG=str(config))
+        code = run.cmd(
+            [self.main.bin("python"), "-m", "galaxy_importer.main", self.archive()], env=env, cwd=ARTIFACT, check=False
+        )
+        log = Path(run.log.name).read_text("utf-8", "replace")
+        errors = re.findall(r"^ERROR:? .*$", log, re.MULTILINE)
+        warnings = re.findall(r"^WARNING:? .*$", log, re.MULTILINE)
+        # ansible-lint's findings come as warnings: WARNING: file:line:column: rule ...
+        errors += [line for line in warnings if re.match(r"WARNING:? (\S+:\d+|ERROR)", line)]
+        if code or errors or "Importer processing completed successfully" not in log:
+            raise Failure((errors or [f"exit {code}, and no word of success"])[0][:200])
+        run.notes.append(f"{len(warnings)} warnings" + (": " + "; ".join(warnings)[:300] if warnings else ""))
+
+    def execution_environment(self, run: Run) -> None:
+        """ansible-builder reads the artifact's metadata and finds what the collection needs."""
+        builder = self.main.bin("ansible-builder")
+        run.cmd([builder, "introspect", "--sanitize", INSTALLED.parent], env=self.main.env(), cwd=ARTIFACT)
+        text = Path(run.log.name).read_text("utf-8", "replace")
+        if "# from collection gpufleet.deepseek" not in text:
+            raise Failure("ansible-builder finds no requirements of the collection")
+        definition = ROOT / "meta" / "execution-environment.yml"
+        context = CACHE / "ee-context"
+        shutil.rmtree(context, ignore_errors=True)
+        run.cmd([builder, "create", "--file", definition, "--context", context], env=self.main.env(), cwd=ROOT)
+
+    # -- the lab of dev/lab -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def lab_state() -> Path:
+        """Where the lab keeps its state."""
+        return Path("/var/lib/gpufleet-lab/gpufleet")
+
+    def lab_is_up(self) -> bool:
+        """Whether somebody's lab stands already: then it is used, and left standing."""
+        return (self.lab_state() / "ssh" / "id_ed25519").exists()
+
+    @staticmethod
+    def needs_root() -> None:
+        """Hosts are containers: only root can start them."""
+        if os.geteuid() != 0:
+            raise Skip("needs root")
+
+    def lab_steps(self) -> list[Step]:
+        """dev/lab, as a user runs it: up, up again, and a converge with the other core."""
+        steps = self.lab_up_steps()
+        steps.append(Step("lab: second run", self.lab_second, "lab", 600, ("lab: up",), HOSTS))
+        for env in self.chosen:
+            name = f"lab: site.yml twice, core {env.core.name}"
+            steps.append(Step(name, self.lab_site(env), "lab", 1200, ("lab: up", self.setup_name(env)), HOSTS))
+        steps += [Step(f"lab: site.yml twice, core {core.name}", self.absent(why), "lab") for core, why in self.missing]
+        return steps
+
+    def lab_up_steps(self) -> list[Step]:
+        """The lab that the entrances and the faults work on."""
+        return [Step("lab: up", self.lab_up, "lab", 1500, (), HOSTS)]
+
+    def lab_up(self, run: Run) -> None:
+        """The README's first command."""
+        self.needs_root()
+        run.cmd([ROOT / "dev" / "lab", "up"], env=self.plain_env(), cwd=ROOT)
+
+    def lab_second(self, run: Run) -> None:
+        """The same command again changes nothing."""
+        run.cmd([ROOT / "dev" / "lab", "up"], env=self.plain_env(), cwd=ROOT)
+        run.cmd([ROOT / "dev" / "lab", "status"], env=self.plain_env(), cwd=ROOT)
+
+    def lab_site(self, environment: Environment) -> Callable[[Run], None]:
+        """site.yml with one core: it converges, a second run and a check run change nothing."""
+
+        def action(run: Run) -> None:
+            playbook: list[str | Path] = [environment.bin("ansible-playbook"), "-i", LAB_INVENTORY, "site.yml"]
+            run.cmd(playbook, env=environment.env(), cwd=ROOT)
+            log = Path(run.log.name)
+            run.cmd(playbook, env=environment.env(), cwd=ROOT)
+            expect_unchanged(run, log)
+            run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
+            expect_unchanged(run, log)
+
+        return action
+
+    def lab_down(self, run: Run) -> None:
+        """dev/lab down leaves nothing."""
+        if not (ROOT / "dev" / "lab").exists() or os.geteuid() != 0:
+            raise Skip("no lab")
+        run.cmd([ROOT / "dev" / "lab", "down"], env=self.plain_env(), cwd=ROOT)
+        if self.lab_is_up():
+            raise Failure(f"{self.lab_state()} is still there")
+
+    @staticmethod
+    def plain_env() -> dict[str, str]:
+        """The variables of somebody who has just logged in: no environment of ours."""
+        return {key: value for key, value in os.environ.items() if not environments.FOREIGN.match(key)}
+
+    # -- entrances and faults ---------------------------------------------------------------------------------------
+
+    def entrance_steps(self) -> list[Step]:
+        """The three ways in, each as somebody uses it."""
+        needs = self.ready("artifact: build and install")
+        offline = Step("entrances: what AWX lists", self.pytest("entrances", "not lab"), "entrances", 300, needs)
+        real = Step(
+            "entrances: clone, artifact, AWX",
+            self.pytest("entrances", "lab"),
+            "entrances",
+            1800,
+            (*needs, "lab: up"),
+            HOSTS,
+        )
+        return [*self.artifact_steps(), *self.lab_up_steps(), offline, real]
+
+    def fault_steps(self) -> list[Step]:
+        """Faults and bad input on real hosts."""
+        if not (ROOT / "tests" / "faults").is_dir():
+            return [Step("faults", self.absent("tests/faults does not exist"), "faults")]
+        needs = self.ready("lab: up")
+        return [*self.lab_up_steps(), Step("faults", self.pytest("faults", ""), "faults", 1800, needs, HOSTS)]
+
+    def pytest(self, folder: str, marker: str) -> Callable[[Run], None]:
+        """Tests that call Ansible by themselves: where the pieces are is told by variables."""
+
+        def action(run: Run) -> None:
+            if marker != "not lab":
+                self.needs_root()
+            env = self.main.env(
+                GPUFLEET_ROOT=str(ROOT),
+                GPUFLEET_SNAPSHOT=str(SNAPSHOT / "source"),
+                GPUFLEET_ARTIFACT=str(self.archive()) if folder == "entrances" else "",
+                GPUFLEET_LAB_INVENTORY=str(LAB_INVENTORY),
+                GPUFLEET_BIN=str(self.main.path / "bin"),
+            )
+            words: list[str | Path] = ["-v", "-ra", "--durations=0"]
+            words += ["-m", marker] if marker else []
+            run.cmd([self.main.bin("pytest"), *words, ROOT / "tests" / folder], env=env, cwd=ROOT)
+            log = Path(run.log.name).read_text("utf-8", "replace")
+            last = re.findall(r"^=+ (.*\d+ passed.*) =+$", log, re.MULTILINE)
+            run.notes += last[-1:]
+
+        return action
+
+    # -- molecule ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def scenarios() -> list[str]:
+        """The scenarios, but for the one that makes the hosts."""
+        folders = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+        return [name for name in folders if name != "default"]
+
+    def molecule_steps(self) -> list[Step]:
+        """Each role's scenario on hosts of a lab that only molecule uses."""
+        steps = [Step("molecule: create", self.molecule_create, "molecule", 900, self.ready(), HOSTS)]
+        steps += [
+            Step(
+                f"molecule: {name}",
+                self.molecule_scenario(name),
+                "molecule",
+                1200,
+                self.ready("molecule: create"),
+                HOSTS,
+            )
+            for name in self.scenarios()
+        ]
+        return steps
+
+    def molecule(self, run: Run, *words: str, check: bool = True) -> int:
+        """One molecule command."""
+        return run.cmd([self.main.bin("molecule"), *words], env=self.main.env(), cwd=ROOT, check=check)
+
+    def molecule_create(self, run: Run) -> None:
+        """The shared hosts."""
+        self.needs_root()
+        self.molecule(run, "create", "--scenario-name", "default")
+
+    def molecule_scenario(self, name: str) -> Callable[[Run], None]:
+        """converge, idempotence, verify; then a check run that must find nothing to do."""
+
+        def action(run: Run) -> None:
+            try:
+                self.molecule(run, "test", "--scenario-name", name, "--destroy", "never")
+                play = ROOT / "molecule" / name / "converge.yml"
+                words: list[str | Path] = ["-i", MOLECULE_INVENTORY, play, "--check", "--diff"]
+                env = self.main.env(ANSIBLE_INJECT_FACT_VARS="false")
+                run.cmd([self.main.bin("ansible-playbook"), *words], env=env, cwd=ROOT)
+                expect_unchanged(run, Path(run.log.name))
+            except Failure:
+                self.diagnose(run)
+                raise
+
+        return action
+
+    def diagnose(self, run: Run) -> None:
+        """What the hosts say about their units: read it above the summary."""
+        play = ROOT / "molecule" / "shared" / "diagnose.yml"
+        run.cmd(
+            [self.main.bin("ansible-playbook"), "-i", MOLECULE_INVENTORY, play],
+            env=self.main.env(),
+            cwd=ROOT,
+            check=False,
+        )
+
+    def molecule_destroy(self, run: Run) -> None:
+        """Nothing of the molecule hosts stays."""
+        if os.geteuid() != 0 or not self.main.bin("molecule").exists():
+            raise Skip("no hosts")
+        self.molecule(run, "destroy", "--scenario-name", "default")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="dev/test", description="Run the collection's checks.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--only", metavar="REGEX", help="only the steps whose name matches, and what they need")
+    parser.add_argument("--keep", action="store_true", help="leave the hosts standing at the end")
+    parser.add_argument("--jobs", type=int, default=2, help="steps at a time (default: 2)")
+    parser.add_argument("--list", action="store_true", help="name the steps and stop")
+    options = parser.parse_args(argv)
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run what was asked for."""
+    options = parse(argv)
+    logs = CACHE / "logs" / "test"
+    checks = Checks(options, logs)
+    steps = checks.steps()
+    if options.list:
+        for step in steps:
+            print(f"{step.group:<10} {step.name}")
+        return 0
+    shutil.rmtree(logs, ignore_errors=True)
+    finalizers = checks.finalizers(steps)
+    print(f"{len(steps)} steps, logs in {logs}", flush=True)
+    runner = Runner(steps, finalizers, logs, jobs=max(1, options.jobs))
+    code = runner.run()
+    times = [{"step": step.name, "result": step.result, "seconds": round(step.seconds, 1)} for step in runner.steps]
+    (logs / "summary.json").write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

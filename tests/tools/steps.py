@@ -187,7 +187,7 @@ def telling_lines(path: Path) -> list[str]:
     early = [line for line in lines[: -len(end)] if TELLING.search(line)]
     if not early:
         return lines[-TAIL_LINES:]
-    return [*early[:8], "...", *end]
+    return [*early[:14], "...", *end]
 
 
 def clock(seconds: float) -> str:
@@ -215,7 +215,7 @@ class Runner:
         """Run everything; the exit code is 0 only when nothing failed."""
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self.jobs)]
+            workers = [threading.Thread(target=self._work, daemon=True) for _number in range(self.jobs)]
             for worker in workers:
                 worker.start()
             beat = time.monotonic()

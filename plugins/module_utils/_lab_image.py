@@ -1,0 +1,293 @@
+# Copyright (c) 2026, gpufleet.deepseek contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The root file system every lab host starts from: made once, kept in the cache, never changed afterwards.
+
+PRIVATE to the collection: no user outside of it, may change in any release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab
+from ansible_collections.gpufleet.deepseek.plugins.module_utils._lab_registry import Settings
+
+# Part of the key: a new number makes new images.
+RECIPE = 1
+
+MASKED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "console-getty.service",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "man-db.timer",
+    "systemd-networkd-wait-online.service",
+)
+ENABLED = {
+    "etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
+    "etc/systemd/system/multi-user.target.wants/ssh.service": "/lib/systemd/system/ssh.service",
+}
+FILES = {
+    # The lab generates one host key of this kind for each host and pins it.
+    "etc/ssh/sshd_config.d/10-gpufleet-lab.conf": (
+        "HostKey /etc/ssh/ssh_host_ed25519_key\n"
+        "PermitRootLogin prohibit-password\n"
+        "PasswordAuthentication no\n"
+        "UseDNS no\n"
+    ),
+    # A lab host is thrown away, not recovered after a power cut.
+    "etc/dpkg/dpkg.cfg.d/gpufleet-lab": "force-unsafe-io\n",
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image is made of; the same ingredients give the same place."""
+
+    suite: str
+    packages: tuple[str, ...]
+    sources: tuple[str, ...]
+    architecture: str
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([RECIPE, self.suite, sorted(self.packages), list(self.sources), self.architecture])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite}-{self.key}"
+
+
+def image_of(suite: str, packages: Sequence[str], sources: Sequence[str], commands: _lab.Commands) -> Image:
+    rc, out, _err = commands.try_("dpkg", "--print-architecture")
+    architecture = out.strip() if rc == 0 else os.uname().machine
+    return Image(suite, tuple(packages), tuple(sources), architecture)
+
+
+def image_dir(lab: _lab.Lab, image: Image) -> Path:
+    return lab.images_dir / image.name
+
+
+def is_complete(directory: Path) -> bool:
+    return (directory / "image.json").is_file()
+
+
+def build_argv(image: Image, target: Path, sources: Sequence[str], seed: Path) -> list[str]:
+    return [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=apt",
+        "--format=directory",
+        f"--architectures={image.architecture}",
+        f"--include={','.join(image.packages)}",
+        # Lists stay: a new host installs packages without reading them again on its first day.
+        "--skip=cleanup/apt/lists",
+        "--dpkgopt=force-unsafe-io",
+        f'--setup-hook=cp -a "{seed}/." "$1/"',
+        image.suite,
+        str(target),
+        *sources,
+    ]
+
+
+def finish(root: Path) -> None:
+    """What turns a bare Debian into the start of every lab host."""
+    for required in ("usr/lib/systemd/systemd", "usr/sbin/sshd", "usr/bin/python3"):
+        if not (root / required).exists():
+            raise _lab.LabError(f"The new image has no /{required}: add its package to lab_image_packages.")
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    (root / "etc/machine-id").write_text("", encoding="utf-8")
+    for unit in MASKED:
+        link = root / "etc/systemd/system" / unit
+        link.unlink(missing_ok=True)
+        link.symlink_to("/dev/null")
+    for name, to in ENABLED.items():
+        link = root / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
+    for name, text in FILES.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def reap_builders(partial: Path) -> None:
+    """End what an interrupted build left running in its directory."""
+    for _attempt in range(50):
+        found = []
+        for item in _lab.processes():
+            if item.pid == os.getpid():
+                continue
+            try:
+                root = os.readlink(f"/proc/{item.pid}/root")
+            except OSError:
+                root = "/"
+            own = item.argv[:1] != ("cp",) and any(str(partial) in arg for arg in item.argv)
+            if root.startswith(str(partial)) or (own and "mmdebstrap" in " ".join(item.argv)):
+                found.append(item.pid)
+        if not found:
+            return
+        for pid in found:
+            _lab.end(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def remove_partial(partial: Path, commands: _lab.Commands) -> None:
+    reap_builders(partial)
+    for mount in _lab.mounts_below(partial):
+        commands.try_("umount", "--lazy", mount.target)
+    if _lab.mounts_below(partial):
+        raise _lab.LabError(f"Something is still mounted below {partial}: unmount it, then run this again.")
+    if partial.exists():
+        shutil.rmtree(partial)
+
+
+def build(
+    lab: _lab.Lab,
+    image: Image,
+    settings: Settings,
+    commands: _lab.Commands,
+    *,
+    attempts: int,
+    delay: float,
+    wait: float,
+) -> bool:
+    """Make the image unless it is there; say whether it was made. One builder at a time, whichever lab asks."""
+    target = image_dir(lab, image)
+    if is_complete(target):
+        return False
+    _lab.ensure_dir(lab.images_dir, 0o755)
+    with _lab.locked(lab.images_dir / ".lock", wait, f"The image cache {lab.images_dir}", lab.name):
+        if is_complete(target):
+            return False
+        partial = lab.images_dir / f".partial-{image.name}"
+        keys = lab.images_dir / f".keys-{image.name}"
+        for attempt in range(1, attempts + 1):
+            remove_partial(partial, commands)
+            seed, root = partial / "seed", partial / "rootfs"
+            _write_seed(seed, settings)
+            sources = _own_keys(keys, settings, image.sources)
+            started = time.time()
+            rc, out, err = commands.try_(*build_argv(image, root, sources, seed))
+            _lab.write_file(lab.images_dir / f"{image.name}.log", f"{out}{err}".encode(), 0o644)
+            if rc == 0:
+                break
+            if attempt < attempts:
+                time.sleep(delay)
+        else:
+            remove_partial(partial, commands)
+            last = " ".join((err or out).strip().splitlines()[-4:])
+            raise _lab.LabError(
+                f"mmdebstrap could not make a {image.suite} image in {attempts} attempts: {last}"
+                f" (the whole log: {lab.images_dir / f'{image.name}.log'})"
+            )
+        finish(root)
+        shutil.rmtree(seed)
+        shutil.rmtree(keys, ignore_errors=True)
+        about = {
+            "suite": image.suite,
+            "packages": sorted(image.packages),
+            "sources": list(image.sources),
+            "architecture": image.architecture,
+            "seconds": round(time.time() - started, 1),
+        }
+        _lab.write_file(partial / "image.json", json.dumps(about, indent=2).encode(), 0o644)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        return True
+
+
+def _write_seed(seed: Path, settings: Settings) -> None:
+    seed.mkdir(parents=True)
+    for name, (content, mode) in settings.files.items():
+        if name.startswith("etc/apt/"):
+            path = seed / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _lab.write_file(path, content, mode)
+
+
+def _own_keys(keys: Path, settings: Settings, sources: Sequence[str]) -> list[str]:
+    """Keys that exist only inside a source become files for as long as the build runs."""
+    lines = list(sources)
+    for name, content in settings.keyrings.items():
+        if not os.path.exists(name):
+            keys.mkdir(parents=True, exist_ok=True)
+            path = keys / os.path.basename(name)
+            path.write_bytes(content)
+            lines = [line.replace(name, str(path)) for line in lines]
+    return lines
+
+
+def in_use(lab: _lab.Lab, table: list[_lab.Mount]) -> set[str]:
+    """Names of the images some lab host's root is made of."""
+    used = set()
+    for mount in table:
+        lower = mount.option("lowerdir") if mount.fstype == "overlay" else None
+        if lower and Path(lower).parent.parent == lab.images_dir:
+            used.add(Path(lower).parent.name)
+    return used
+
+
+def purge(lab: _lab.Lab, commands: _lab.Commands, check: bool) -> tuple[list[str], list[str]]:
+    """Remove every image no host stands on; return what went and what stayed."""
+    if not lab.images_dir.is_dir():
+        return [], []
+    used = in_use(lab, _lab.mounts())
+    gone: list[str] = []
+    kept: list[str] = []
+    for path in sorted(lab.images_dir.iterdir()):
+        if path.name == ".lock":
+            continue
+        if path.name.removesuffix(".log") in used:
+            kept.append(path.name)
+            continue
+        gone.append(path.name)
+        if check:
+            continue
+        if path.is_dir():
+            remove_partial(path, commands)
+        else:
+            path.unlink()
+    if not check and not kept:
+        (lab.images_dir / ".lock").unlink(missing_ok=True)
+        lab.images_dir.rmdir()
+        for lock in lab.cache_dir.glob("*.lock"):
+            if _lab.lock_holder(lock) is None:
+                lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            lab.cache_dir.rmdir()
+    return gone, kept
+
+
+def stop_builder(lab: _lab.Lab, commands: _lab.Commands, check: bool) -> bool:
+    """End a build this lab began and nobody waits for any more."""
+    holder = _lab.lock_holder(lab.images_dir / ".lock") if lab.images_dir.is_dir() else None
+    mine = holder is not None and holder[1] == lab.name
+    partials = list(lab.images_dir.glob(".partial-*")) if lab.images_dir.is_dir() else []
+    abandoned = holder is None and bool(partials)
+    if check or not (mine or abandoned):
+        return mine or abandoned
+    if holder is not None:
+        _lab.end(holder[0], signal.SIGKILL)
+        _lab.wait_gone([holder[0]], 5)
+    for partial in partials:
+        remove_partial(partial, commands)
+    for keys in lab.images_dir.glob(".keys-*"):
+        shutil.rmtree(keys, ignore_errors=True)
+    return True

@@ -11,6 +11,7 @@ dev/test --list                what there is
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -36,6 +37,9 @@ HOSTS = "hosts"
 LAB_INVENTORY = ROOT / "inventories" / "lab"
 MOLECULE_INVENTORY = ROOT / "molecule" / "inventory"
 RECAP = re.compile(r"^(\S+)\s*: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+LABS = Path("/var/lib/gpufleet-lab")
+# Debian 12 and 13.
+SUITES = ("bookworm", "trixie")
 SHIPPED = ("README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "changelogs/config.yaml")
 NOT_SHIPPED = re.compile(
     r"(^|/)(\.git|\.cache|\.ci|\.venv[^/]*|__pycache__|collections|molecule|dev|benchmarks)(/|$)|\.pyc$|\.tar\.gz$"
@@ -81,6 +85,29 @@ def expect_unchanged(run: Run, log: Path) -> None:
     if changed:
         raise Failure("still changes: " + ", ".join(f"{host} changed={number}" for host, number in changed.items()))
     run.notes.append(f"changed=0 on {len(hosts)} hosts")
+
+
+def expect_nothing_left(lab: str) -> None:
+    """A lab that was taken down left no folder, mount, link, rule or process."""
+    state = LABS / lab
+    left = [str(state)] if state.exists() else []
+    left += [
+        f"mount {line.split()[1]}"
+        for line in Path("/proc/mounts").read_text("utf-8").splitlines()
+        if f"{state}/" in line
+    ]
+    left += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"lab-{lab}*")]
+    done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False)
+    left += [f"nft {line}" for line in done.stdout.splitlines() if line.endswith(f"gpufleet_lab_{lab}")]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(f"{state}/".encode()) for word in words):
+            left.append(f"process {path.parent.name}")
+    if left:
+        raise Failure(f"left behind by lab {lab}: " + ", ".join(left[:6]))
 
 
 class Checks:
@@ -436,7 +463,7 @@ class Checks:
     @staticmethod
     def lab_state() -> Path:
         """Where the lab keeps its state."""
-        return Path("/var/lib/gpufleet-lab/gpufleet")
+        return LABS / "gpufleet"
 
     def lab_is_up(self) -> bool:
         """Whether somebody's lab stands already: then it is used, and left standing."""
@@ -491,8 +518,7 @@ class Checks:
         if not (ROOT / "dev" / "lab").exists() or os.geteuid() != 0:
             raise Skip("no lab")
         run.cmd([ROOT / "dev" / "lab", "down"], env=self.plain_env(), cwd=ROOT)
-        if self.lab_is_up():
-            raise Failure(f"{self.lab_state()} is still there")
+        expect_nothing_left("gpufleet")
 
     @staticmethod
     def plain_env() -> dict[str, str]:
@@ -553,41 +579,63 @@ class Checks:
         return [name for name in folders if name != "default"]
 
     def molecule_steps(self) -> list[Step]:
-        """Each role's scenario on hosts of a lab that only molecule uses."""
-        steps = [Step("molecule: create", self.molecule_create, "molecule", 900, self.ready(), HOSTS)]
-        steps += [
-            Step(
-                f"molecule: {name}",
-                self.molecule_scenario(name),
-                "molecule",
-                1200,
-                self.ready("molecule: create"),
-                HOSTS,
-            )
-            for name in self.scenarios()
-        ]
+        """Each role's scenario on hosts of a lab that only molecule uses, on each Debian."""
+        steps = []
+        for suite in SUITES:
+            create = f"molecule: {suite}: create"
+            steps.append(Step(create, self.molecule_create(suite), "molecule", 900, self.ready(), HOSTS))
+            steps += [
+                Step(
+                    f"molecule: {suite}: {name}",
+                    self.molecule_scenario(name, suite),
+                    "molecule",
+                    1200,
+                    self.ready(create),
+                    HOSTS,
+                )
+                for name in self.scenarios()
+            ]
         return steps
 
-    def molecule(self, run: Run, *words: str, check: bool = True) -> int:
+    def molecule(self, run: Run, suite: str, *words: str) -> None:
         """One molecule command."""
-        return run.cmd([self.main.bin("molecule"), *words], env=self.main.env(), cwd=ROOT, check=check)
+        run.cmd([self.main.bin("molecule"), *words], env=self.main.env(MOLECULE_LAB_SUITE=suite), cwd=ROOT)
 
-    def molecule_create(self, run: Run) -> None:
-        """The shared hosts."""
-        self.needs_root()
-        self.molecule(run, "create", "--scenario-name", "default")
-
-    def molecule_scenario(self, name: str) -> Callable[[Run], None]:
-        """converge, idempotence, verify; then a check run that must find nothing to do."""
+    def molecule_create(self, suite: str) -> Callable[[Run], None]:
+        """The shared hosts, new."""
 
         def action(run: Run) -> None:
+            self.needs_root()
+            self.molecule(run, suite, "destroy", "--scenario-name", "default")
+            self.molecule(run, suite, "reset", "--scenario-name", "default")
+            self.molecule(run, suite, "create", "--scenario-name", "default")
+
+        return action
+
+    def molecule_scenario(self, name: str, suite: str) -> Callable[[Run], None]:
+        """A check run before there is anything, converge, idempotence, a check run that finds nothing to do, verify."""
+
+        def action(run: Run) -> None:
+            scenario = ("--scenario-name", name)
+            play = ROOT / "molecule" / name / "converge.yml"
+            check: list[str | Path] = [
+                self.main.bin("ansible-playbook"),
+                "-i",
+                MOLECULE_INVENTORY,
+                play,
+                "--check",
+                "--diff",
+            ]
+            env = self.main.env(ANSIBLE_INJECT_FACT_VARS="false")
             try:
-                self.molecule(run, "test", "--scenario-name", name, "--destroy", "never")
-                play = ROOT / "molecule" / name / "converge.yml"
-                words: list[str | Path] = ["-i", MOLECULE_INVENTORY, play, "--check", "--diff"]
-                env = self.main.env(ANSIBLE_INJECT_FACT_VARS="false")
-                run.cmd([self.main.bin("ansible-playbook"), *words], env=env, cwd=ROOT)
-                expect_unchanged(run, Path(run.log.name))
+                if suite == SUITES[0]:
+                    run.cmd(check, env=env, cwd=ROOT)
+                self.molecule(run, suite, "converge", *scenario)
+                self.molecule(run, suite, "idempotence", *scenario)
+                if suite == SUITES[0]:
+                    run.cmd(check, env=env, cwd=ROOT)
+                    expect_unchanged(run, Path(run.log.name))
+                self.molecule(run, suite, "verify", *scenario)
             except Failure:
                 self.diagnose(run)
                 raise
@@ -597,18 +645,15 @@ class Checks:
     def diagnose(self, run: Run) -> None:
         """What the hosts say about their units: read it above the summary."""
         play = ROOT / "molecule" / "shared" / "diagnose.yml"
-        run.cmd(
-            [self.main.bin("ansible-playbook"), "-i", MOLECULE_INVENTORY, play],
-            env=self.main.env(),
-            cwd=ROOT,
-            check=False,
-        )
+        argv: list[str | Path] = [self.main.bin("ansible-playbook"), "-i", MOLECULE_INVENTORY, play]
+        run.cmd(argv, env=self.main.env(), cwd=ROOT, check=False)
 
     def molecule_destroy(self, run: Run) -> None:
         """Nothing of the molecule hosts stays."""
         if os.geteuid() != 0 or not self.main.bin("molecule").exists():
             raise Skip("no hosts")
-        self.molecule(run, "destroy", "--scenario-name", "default")
+        self.molecule(run, SUITES[0], "destroy", "--scenario-name", "default")
+        expect_nothing_left("gftest")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -636,6 +681,12 @@ def main(argv: list[str]) -> int:
         for step in steps:
             print(f"{step.group:<10} {step.name}")
         return 0
+    CACHE.mkdir(exist_ok=True)
+    lock = (CACHE / "test.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("dev/test: another run works in this checkout")
     shutil.rmtree(logs, ignore_errors=True)
     finalizers = checks.finalizers(steps)
     print(f"{len(steps)} steps, logs in {logs}", flush=True)

@@ -106,9 +106,7 @@ class Commands:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def try_(
-        self, *argv: str, data: str | None = None, env: dict[str, str] | None = None
-    ) -> tuple[int, str, str]:
+    def try_(self, *argv: str, data: str | None = None, env: dict[str, str] | None = None) -> tuple[int, str, str]:
         environ = {"LC_ALL": "C", "LANGUAGE": "C", **(env or {})}
         return self._run(list(argv), data=data, environ_update=environ)
 

@@ -183,7 +183,7 @@ def hosts_file(host: _lab.HostSpec, hosts: Sequence[_lab.HostSpec]) -> str:
 def address_of(shown: str) -> tuple[list[str], bool, int]:
     """Addresses, whether the link is up, and the index of the other end, out of `ip -json addr show`."""
     links = json.loads(shown or "[]")
-    link = next((item for item in links if item), {})
+    link: dict[str, Any] = next((item for item in links if item), {})
     addresses = [
         f"{item['local']}/{item['prefixlen']}" for item in link.get("addr_info", []) if item.get("family") == "inet"
     ]
@@ -235,7 +235,7 @@ class Containers:
 
     def known(self) -> list[str]:
         """Every host this lab has a trace of: directories, mounts, processes."""
-        names = set()
+        names: set[str] = set()
         if self.lab.hosts_dir.is_dir():
             names.update(path.name for path in self.lab.hosts_dir.iterdir() if path.is_dir())
         prefix = f"{self.lab.hosts_dir}/"

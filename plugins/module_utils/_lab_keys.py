@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab
 CA_DAYS = 3650
 CERTIFICATE_DAYS = 397
 RENEW_SECONDS = 30 * 86400
+# Random words, one file each: the key engines demand and clients present, the password of Prometheus' web page.
+SECRETS = ("api_key", "prometheus_password")
 
 
 @dataclass
@@ -51,9 +54,7 @@ def render_known_hosts(lines: Sequence[tuple[_lab.HostSpec, str]]) -> str:
 
 def render_ssh_config(lab: _lab.Lab, hosts: Sequence[_lab.HostSpec]) -> str:
     """For people: `ssh -F this gw1`."""
-    blocks = [
-        f"Host {host.name}\n    HostName {host.address}\n" for host in sorted(hosts, key=lambda item: item.name)
-    ]
+    blocks = [f"Host {host.name}\n    HostName {host.address}\n" for host in sorted(hosts, key=lambda item: item.name)]
     common = (
         "Host *\n"
         "    User root\n"
@@ -148,13 +149,14 @@ class Keys:
             if note:
                 plan.certificates.append(host)
                 plan.notes.append(f"certificate of {host.name}: {note}")
-        api_key = state / "secrets" / "api_key"
-        content = _lab.read_bytes(api_key)
-        if not content or not content.strip():
-            plan.files[api_key] = (secrets.token_hex(24).encode(), 0o600)
-            plan.notes.append("API key")
-        elif _lab.needs_write(api_key, content, 0o600):
-            plan.files[api_key] = (content, 0o600)
+        for name in SECRETS:
+            path = state / "secrets" / name
+            content = _lab.read_bytes(path)
+            if not content or not content.strip():
+                plan.files[path] = (secrets.token_hex(24).encode(), 0o600)
+                plan.notes.append(f"secret {name}")
+            elif _lab.needs_write(path, content, 0o600):
+                plan.files[path] = (content, 0o600)
         return plan
 
     def texts(self, hosts: Sequence[_lab.HostSpec]) -> dict[Path, str]:
@@ -221,6 +223,10 @@ class Keys:
     def apply(self, plan: Plan) -> None:
         for path, mode in plan.directories.items():
             _lab.ensure_dir(path, mode)
+        for place in (self.lab.state_dir / "ssh", self.pki, *self.lab.hosts_dir.iterdir()):
+            # What a killed run was making.
+            for left in place.glob(".new-*"):
+                shutil.rmtree(left, ignore_errors=True)
         for path, comment in plan.ssh_keys:
             self._make_ssh_key(path, comment)
         for path, (content, mode) in plan.files.items():

@@ -72,7 +72,9 @@ def check_names(name: str, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
     for host in hosts:
         title = str(host["name"])
         if len(title) > _lab.HOST_NAME_MAX:
-            problems.append(f"{title}: a host's name has at most {_lab.HOST_NAME_MAX} characters, this has {len(title)}.")
+            problems.append(
+                f"{title}: a host's name has at most {_lab.HOST_NAME_MAX} characters, this has {len(title)}."
+            )
         elif not _lab.HOST_NAME.match(title):
             problems.append(f"{title}: a host's name is made of lower-case letters, digits and dashes.")
         if title in seen:

@@ -128,7 +128,7 @@ def _paragraphs(text: str) -> list[dict[str, str]]:
 
 def parse_deb822(text: str) -> list[AptSource]:
     """Entries of a `.sources` file, one for every URI and suite."""
-    found = []
+    found: list[AptSource] = []
     for item in _paragraphs(text):
         if "deb" not in item.get("types", "").split() or item.get("enabled", "yes").lower() in ("no", "false", "0"):
             continue

@@ -11,7 +11,8 @@ short_description: Make a lab's keys, pinned host keys and certificates
 version_added: 1.0.0
 description:
   - The operator's SSH key, a host key for each host and a C(known_hosts) that pins them, an C(ssh) configuration for people, a small
-    certificate authority with one server certificate for each host that asks for one, and the fleet's API key.
+    certificate authority with one server certificate for each host that asks for one, the fleet's API key (C(secrets/api_key)) and a
+    password for its Prometheus (C(secrets/prometheus_password)).
   - What is there and good stays. A certificate is made again when it expires within 30 days, when its host's address changed, and when
     it does not belong to its key or to the lab's authority.
 author:
@@ -91,7 +92,9 @@ def present(module: AnsibleModule, lab: _lab.Lab, keys: _lab_keys.Keys) -> dict[
 
 
 def absent(module: AnsibleModule, lab: _lab.Lab) -> dict[str, Any]:
-    found = [lab.state_dir / name for name in ("ssh", "pki", "secrets", "known_hosts") if (lab.state_dir / name).exists()]
+    found = [
+        lab.state_dir / name for name in ("ssh", "pki", "secrets", "known_hosts") if (lab.state_dir / name).exists()
+    ]
     changed = bool(found) or lab.state_dir.is_dir()
     diff = {"before": "".join(f"{path}\n" for path in found), "after": ""}
     if changed and not module.check_mode:

@@ -1,25 +1,46 @@
 # Copyright (c) 2026, gpufleet.deepseek contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab's private network: a bridge, forwarding, and a table of packet filter rules of its own.
+"""The lab's private network: a bridge, a table of packet filter rules of its own, and the kernel settings hosts need.
 
 PRIVATE to the collection: no user outside of it, may change in any release.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab
 
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 TABLE_PREFIX = "gpufleet_lab_"
-# An empty chain of this name says: forwarding was off before the labs. Like the setting itself, it is gone after a
-# reboot of the machine, so the two never disagree.
-MARK = "ip_forward_was_off"
+# What kernel settings were before the first lab of this boot, for the last one to put back.
+FOUND = Path("/run/gpufleet-lab/settings.json")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A kernel setting of the whole machine that must have at least this value while labs are there."""
+
+    name: str
+    path: Path
+    least: int
+    needed: bool
+
+    def read(self) -> int:
+        return int(self.path.read_text(encoding="ascii").split()[0])
+
+
+SETTINGS = (
+    Setting("ip_forward", Path("/proc/sys/net/ipv4/ip_forward"), 1, True),
+    # All hosts count as one user, root, and every systemd, journald and dbus takes some: 128 are enough for six hosts.
+    Setting("inotify_instances", Path("/proc/sys/fs/inotify/max_user_instances"), 4096, False),
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +53,31 @@ class Network:
         return f"{_lab.gateway_of(self.subnet)}/{_lab.network_of(self.subnet).prefixlen}"
 
 
-def render_table(lab: _lab.Lab, network: Network, mark: bool) -> str:
+def read_found(path: Path = FOUND) -> dict[str, int]:
+    """Remembered values; none when they were remembered before the machine's last boot."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        found = json.loads(_lab.read_bytes(path) or b"{}")
+        if found["boot"] == BOOT_ID.read_text(encoding="ascii").strip():
+            return {str(name): int(value) for name, value in found["settings"].items()}
+    return {}
+
+
+def remember(values: dict[str, int], path: Path = FOUND) -> None:
+    """Keep values that are not remembered yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"boot": BOOT_ID.read_text(encoding="ascii").strip(), "settings": {**values, **read_found(path)}}
+    _lab.write_file(path, (json.dumps(content) + "\n").encode(), 0o644)
+
+
+def forget(path: Path = FOUND) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
+def render_table(lab: _lab.Lab, network: Network) -> str:
     lines = [
         f"table ip {lab.table} {{",
-        *([f"\tchain {MARK} {{", "\t}"] if mark else []),
         "\tchain postrouting {",
         "\t\ttype nat hook postrouting priority 100; policy accept;",
         f'\t\tip saddr {network.subnet} oifname != "{network.bridge}" masquerade',
@@ -67,7 +109,7 @@ def expressions(listing: dict[str, Any], table: str) -> dict[str, Any]:
     return chains
 
 
-def wanted_expressions(network: Network, mark: bool) -> dict[str, Any]:
+def wanted_expressions(network: Network) -> dict[str, Any]:
     subnet = _lab.network_of(network.subnet)
 
     def match(left: dict[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
@@ -75,7 +117,7 @@ def wanted_expressions(network: Network, mark: bool) -> dict[str, Any]:
 
     source = {"payload": {"protocol": "ip", "field": "saddr"}}
     prefix = {"prefix": {"addr": str(subnet.network_address), "len": subnet.prefixlen}}
-    chains: dict[str, Any] = {
+    return {
         "postrouting": {
             "hook": ["nat", "postrouting", 100, "accept"],
             "rules": [
@@ -93,9 +135,6 @@ def wanted_expressions(network: Network, mark: bool) -> dict[str, Any]:
             ],
         },
     }
-    if mark:
-        chains[MARK] = {"hook": [None, None, None, None], "rules": []}
-    return chains
 
 
 def dropping_chains(listing: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -130,6 +169,7 @@ class Machine:
         self.lab = lab
         self.network = network
         self.commands = commands
+        self.warnings: list[str] = []
 
     # -- reading
 
@@ -150,8 +190,8 @@ class Machine:
             raise _lab.LabError(f"A link named {self.network.bridge} is there, and it is no bridge ({kind}).")
         return found[0]
 
-    def other_labs(self, ruleset: dict[str, Any]) -> list[str]:
-        tables = [item["table"]["name"] for item in ruleset.get("nftables", []) if "table" in item]
+    def other_labs(self) -> list[str]:
+        tables = [item["table"]["name"] for item in self.ruleset().get("nftables", []) if "table" in item]
         return [name for name in tables if name.startswith(TABLE_PREFIX) and name != self.lab.table]
 
     def state(self) -> dict[str, Any]:
@@ -159,7 +199,6 @@ class Machine:
         ruleset = self.ruleset()
         chains = expressions(ruleset, self.lab.table)
         has_table = any(item.get("table", {}).get("name") == self.lab.table for item in ruleset.get("nftables", []))
-        mark = MARK in chains
         allowed = {rule[:3] for rule in own_rules(ruleset, self.lab)}
         return {
             "bridge": bridge is not None,
@@ -169,27 +208,40 @@ class Machine:
                 for item in (bridge or {}).get("addr_info", [])
                 if item.get("family") == "inet"
             ),
-            "ip_forward": IP_FORWARD.read_text(encoding="ascii").strip() == "1",
-            "table": has_table and chains == wanted_expressions(self.network, mark),
+            "settings": {setting.name: setting.read() for setting in SETTINGS},
+            "table": has_table and chains == wanted_expressions(self.network),
             "table_exists": has_table,
-            "mark": mark,
             "blocked_by": [" ".join(chain) for chain in dropping_chains(ruleset) if chain not in allowed],
             "rules_elsewhere": len(own_rules(ruleset, self.lab)),
+            "remembered": FOUND.exists(),
         }
 
     def wanted(self, before: dict[str, Any]) -> dict[str, Any]:
+        low = [
+            setting for setting in SETTINGS if before["settings"][setting.name] < setting.least and self._can(setting)
+        ]
         return {
             **before,
             "bridge": True,
             "up": True,
             "addresses": [self.network.address],
-            "ip_forward": True,
+            "settings": {**before["settings"], **{setting.name: setting.least for setting in low}},
             "table": True,
             "table_exists": True,
-            "mark": before["mark"] or not before["ip_forward"],
             "blocked_by": [],
             "rules_elsewhere": before["rules_elsewhere"] + 2 * len(before["blocked_by"]),
+            "remembered": before["remembered"] or bool(low),
         }
+
+    def _can(self, setting: Setting) -> bool:
+        """A container may see a machine's setting without being allowed to change it."""
+        if os.access(setting.path, os.W_OK):
+            return True
+        text = f"{setting.path} has {setting.read()}, a lab wants {setting.least}, and it cannot be changed from here"
+        if setting.needed:
+            raise _lab.LabError(f"{text}: set it on the machine itself.")
+        self.warnings.append(f"{text}: with more than a few hosts, some will lack what it limits.")
+        return False
 
     # -- changing
 
@@ -204,12 +256,15 @@ class Machine:
             self.commands("ip", "addr", "add", after["addresses"][0], "dev", bridge)
         if not before["up"]:
             self.commands("ip", "link", "set", "dev", bridge, "up")
-        if not (before["table"] and before["mark"] == after["mark"]):
-            # One transaction: the table is never half there. The mark comes before the setting it remembers.
+        if not before["table"]:
+            # One transaction: the table is never half there.
             drop = f"add table ip {self.lab.table}\ndelete table ip {self.lab.table}\n"
-            self.commands("nft", "-f", "-", data=drop + render_table(self.lab, self.network, after["mark"]))
-        if not before["ip_forward"]:
-            IP_FORWARD.write_text("1", encoding="ascii")
+            self.commands("nft", "-f", "-", data=drop + render_table(self.lab, self.network))
+        raised = [item for item in SETTINGS if before["settings"][item.name] != after["settings"][item.name]]
+        if raised:
+            remember({setting.name: before["settings"][setting.name] for setting in raised})
+        for setting in raised:
+            setting.path.write_text(str(after["settings"][setting.name]), encoding="ascii")
         for chain in before["blocked_by"]:
             for key in ("iifname", "oifname"):
                 rule = f'insert rule {chain} {key} "{bridge}" accept comment "{self.lab.table}"\n'
@@ -221,15 +276,16 @@ class Machine:
             f"delete rule {family} {table} {chain} handle {handle}"
             for family, table, chain, handle in own_rules(ruleset, self.lab)
         ]
-        others = self.other_labs(ruleset)
-        if before["mark"] and others:
-            # Another lab still needs forwarding: it takes over the duty to switch it off.
-            script.append(f"add chain ip {others[0]} {MARK}")
         if before["table_exists"]:
             script.append(f"delete table ip {self.lab.table}")
-        if before["mark"] and not others:
-            IP_FORWARD.write_text("0", encoding="ascii")
         if script:
             self.commands("nft", "-f", "-", data="\n".join(script) + "\n")
         if before["bridge"]:
             self.commands("ip", "link", "del", "dev", self.network.bridge)
+        if not self.other_labs():
+            found = read_found()
+            for setting in SETTINGS:
+                # Somebody else's later choice stays.
+                if setting.name in found and setting.read() == setting.least:
+                    setting.path.write_text(str(found[setting.name]), encoding="ascii")
+            forget()

@@ -10,11 +10,13 @@ module: lab_network
 short_description: Give a lab its private network
 version_added: 1.0.0
 description:
-  - A bridge with the first address of the subnet, forwarding of IPv4 packets, and an nftables table of the lab's own that lets hosts
-    out (masquerade) and lets forwarded packets pass.
+  - A bridge with the first address of the subnet and an nftables table of the lab's own that lets hosts out (masquerade) and lets
+    forwarded packets pass.
+  - Raises the kernel settings hosts need - forwarding of IPv4 packets, and the number of inotify instances of a user (all hosts are root
+    to the kernel).
   - Where another chain drops forwarded packets by default, as Docker's and ufw's do, two rules that carry the lab's name are put in
     front of it.
-  - Taking the network away removes all of that, and switches forwarding off when a lab switched it on and no other lab is left.
+  - Taking the network away removes all of that. The last lab that goes puts the kernel settings back.
 author:
   - gpufleet.deepseek contributors (@gpufleet)
 extends_documentation_fragment:
@@ -68,7 +70,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_module, _lab_network
 
 # What stays when the network goes.
-NOTHING = {"bridge": False, "up": False, "addresses": [], "table": False, "table_exists": False, "mark": False}
+NOTHING = {"bridge": False, "up": False, "addresses": [], "table": False, "table_exists": False}
 
 
 def run(module: AnsibleModule, lab: _lab.Lab, commands: _lab.Commands) -> dict[str, Any]:
@@ -85,9 +87,12 @@ def run(module: AnsibleModule, lab: _lab.Lab, commands: _lab.Commands) -> dict[s
             after = machine.state()
             if machine.wanted(after) != after:
                 raise _lab.LabError(f"The network of lab {lab.name} did not become what was asked for: {after}.")
+        for text in dict.fromkeys(machine.warnings):
+            module.warn(text)
         result: dict[str, Any] = {"address": network.address}
     else:
-        changed = before["bridge"] or before["table_exists"] or before["rules_elsewhere"] > 0
+        abandoned = before["remembered"] and not machine.other_labs()
+        changed = before["bridge"] or before["table_exists"] or before["rules_elsewhere"] > 0 or abandoned
         after = {**before, **NOTHING, "rules_elsewhere": 0} if changed else before
         if changed and not module.check_mode:
             machine.remove(before)

@@ -28,7 +28,11 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ),
     (r"^(roles|playbooks|molecule)/.*\.yml$", r"\bignore_" + r"errors:", "an error is handled or it stops the play"),
     (r"^(roles|playbooks|plugins|molecule|tests|dev)/", r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", "work left behind"),
-    (r"^roles/", r"\bgroups\s*[\[.]|\bgroups\.get\b", "playbooks hand a role its hosts; no role names a group"),
+    (
+        r"^roles/",
+        r"\bgroups\s*[\[.](?!['\"]all['\"]\])|\bgroups\.get\b",
+        "playbooks hand a role its hosts; no role names a group",
+    ),
     (
         r"^(roles|playbooks)/",
         rf"(?<![\w.'\"\[-])ansible_({FACTS})\b(?!\s*:)",

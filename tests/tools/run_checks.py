@@ -40,6 +40,8 @@ RECAP = re.compile(r"^(\S+)\s*: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+f
 LABS = Path("/var/lib/gpufleet-lab")
 # Debian 12 and 13.
 SUITES = ("bookworm", "trixie")
+OTHER_LAB = "gfother"
+OTHER_SUBNET = "10.78.0.0/24"
 SHIPPED = ("README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "changelogs/config.yaml")
 NOT_SHIPPED = re.compile(
     r"(^|/)(\.git|\.cache|\.ci|\.venv[^/]*|__pycache__|collections|molecule|dev|benchmarks)(/|$)|\.pyc$|\.tar\.gz$"
@@ -174,6 +176,8 @@ class Checks:
             return []
         groups = {step.group for step in steps}
         found = []
+        if any(step.name.startswith(f"lab: {SUITES[-1]}") for step in steps):
+            found.append(Finalizer(f"lab: {OTHER_LAB} down", self.lab_other_down))
         if "molecule" in groups:
             found.append(Finalizer("molecule: destroy", self.molecule_destroy))
         if groups & {"lab", "entrances", "faults"} and not self.lab_was_up:
@@ -476,13 +480,12 @@ class Checks:
             raise Skip("needs root")
 
     def lab_steps(self) -> list[Step]:
-        """dev/lab, as a user runs it: up, up again, and a converge with the other core."""
+        """dev/lab, as a user runs it: up and up again; then the other core on the other Debian, from nothing."""
         steps = self.lab_up_steps()
-        steps.append(Step("lab: second run", self.lab_second, "lab", 600, ("lab: up",), HOSTS))
-        for env in self.chosen:
-            name = f"lab: site.yml twice, core {env.core.name}"
-            steps.append(Step(name, self.lab_site(env), "lab", 1200, ("lab: up", self.setup_name(env)), HOSTS))
-        steps += [Step(f"lab: site.yml twice, core {core.name}", self.absent(why), "lab") for core, why in self.missing]
+        steps.append(Step("lab: up again, and a check run", self.lab_second, "lab", 600, self.ready("lab: up"), HOSTS))
+        env = self.chosen[-1]
+        name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
+        steps.append(Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), HOSTS))
         return steps
 
     def lab_up_steps(self) -> list[Step]:
@@ -495,23 +498,46 @@ class Checks:
         run.cmd([ROOT / "dev" / "lab", "up"], env=self.plain_env(), cwd=ROOT)
 
     def lab_second(self, run: Run) -> None:
-        """The same command again changes nothing."""
+        """The same command again changes nothing, nor would a check run; every host is well."""
         run.cmd([ROOT / "dev" / "lab", "up"], env=self.plain_env(), cwd=ROOT)
+        expect_unchanged(run, CACHE / "logs" / "site-gpufleet.log")
         run.cmd([ROOT / "dev" / "lab", "status"], env=self.plain_env(), cwd=ROOT)
+        playbook = self.main.bin("ansible-playbook")
+        run.cmd([playbook, "-i", LAB_INVENTORY, "site.yml", "--check", "--diff"], env=self.main.env(), cwd=ROOT)
+        expect_unchanged(run, Path(run.log.name))
 
-    def lab_site(self, environment: Environment) -> Callable[[Run], None]:
-        """site.yml with one core: it converges, a second run and a check run change nothing."""
+    def lab_other(self, environment: Environment) -> Callable[[Run], None]:
+        """A check run on new hosts passes; site.yml converges them; a second run and a check run change nothing."""
 
         def action(run: Run) -> None:
-            playbook: list[str | Path] = [environment.bin("ansible-playbook"), "-i", LAB_INVENTORY, "site.yml"]
-            run.cmd(playbook, env=environment.env(), cwd=ROOT)
+            self.needs_root()
             log = Path(run.log.name)
-            run.cmd(playbook, env=environment.env(), cwd=ROOT)
-            expect_unchanged(run, log)
-            run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
-            expect_unchanged(run, log)
+            words = ["--name", OTHER_LAB, "--subnet", OTHER_SUBNET]
+            try:
+                up: list[str | Path] = [ROOT / "dev" / "lab", "up", "--no-site", "--suite", SUITES[-1], *words]
+                run.cmd(up, env=self.plain_env(), cwd=ROOT)
+                playbook: list[str | Path] = [environment.bin("ansible-playbook"), "-i", LAB_INVENTORY, "site.yml"]
+                playbook += ["-e", f"lab_name={OTHER_LAB}", "-e", f"lab_subnet={OTHER_SUBNET}"]
+                run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
+                run.cmd(playbook, env=environment.env(), cwd=ROOT)
+                run.cmd(playbook, env=environment.env(), cwd=ROOT)
+                expect_unchanged(run, log)
+                run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
+                expect_unchanged(run, log)
+            finally:
+                if not self.options.keep and not run.stop.is_set():
+                    run.cmd([ROOT / "dev" / "lab", "down", *words], env=self.plain_env(), cwd=ROOT)
+            if not self.options.keep:
+                expect_nothing_left(OTHER_LAB)
 
         return action
+
+    def lab_other_down(self, run: Run) -> None:
+        """The other lab, when its step was stopped before it could do this itself."""
+        if not (LABS / OTHER_LAB).exists():
+            raise Skip("gone already")
+        run.cmd([ROOT / "dev" / "lab", "down", "--name", OTHER_LAB], env=self.plain_env(), cwd=ROOT)
+        expect_nothing_left(OTHER_LAB)
 
     def lab_down(self, run: Run) -> None:
         """dev/lab down leaves nothing."""

@@ -29,7 +29,7 @@ gf_passing() {
 # gf_done STEP SECONDS [TEXT]: one finished step.
 gf_done() {
   if gf_is_tty; then printf '\r\033[K'; fi
-  printf '  %-34s %5s s  %s\n' "$1" "$2" "${3:-}"
+  printf '  %-58s %4s s  %s\n' "$1" "$2" "${3:-}"
 }
 
 # gf_show_end LOG: the end of a log, for somebody who has to know why.
@@ -141,7 +141,8 @@ gf_pip() {
 
 # -- playbooks -------------------------------------------------------------------------------------------------------
 
-# gf_playbook LOG ARGUMENT...: run ansible-playbook; everything goes to the log, one line for each play or role to the screen.
+# gf_playbook LOG ARGUMENT...: run ansible-playbook; everything goes to the log, one line for each play or role that took
+# a second to the screen; on a terminal the task that runs now, too.
 gf_playbook() {
   gf_play_log=$1
   shift
@@ -191,10 +192,8 @@ gf_follow() {
 gf_next_part() {
   if [ "$1" = "$gf_part" ]; then return 0; fi
   gf_part_now=$(gf_now)
-  # A play's own line is said only where no role's line follows at once.
-  if [ -n "$gf_part" ] && { [ "${1#"$gf_part: "}" = "$1" ] || [ "$gf_part_now" -gt "$gf_part_since" ]; }; then
-    gf_done "$gf_part" $((gf_part_now - gf_part_since))
-  fi
+  # Steps of no time are not worth a line.
+  if [ -n "$gf_part" ] && [ "$gf_part_now" -gt "$gf_part_since" ]; then gf_done "$gf_part" $((gf_part_now - gf_part_since)); fi
   gf_part=$1
   gf_part_since=$gf_part_now
 }

@@ -457,10 +457,6 @@ class Checks:
         text = Path(run.log.name).read_text("utf-8", "replace")
         if "# from collection gpufleet.deepseek" not in text:
             raise Failure("ansible-builder finds no requirements of the collection")
-        definition = ROOT / "meta" / "execution-environment.yml"
-        context = CACHE / "ee-context"
-        shutil.rmtree(context, ignore_errors=True)
-        run.cmd([builder, "create", "--file", definition, "--context", context], env=self.main.env(), cwd=ROOT)
 
     # -- the lab of dev/lab -----------------------------------------------------------------------------------------
 

@@ -237,7 +237,8 @@ class Runner:
         self.stop.set()
 
     def _print(self, word: str, text: str) -> None:
-        print(f"{clock(time.monotonic() - self.began):>6}  {word:<5}  {text}", flush=True)
+        with self.changed:
+            print(f"{clock(time.monotonic() - self.began):>6}  {word:<5}  {text}", flush=True)
 
     def _heartbeat(self) -> None:
         with self.changed:

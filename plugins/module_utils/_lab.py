@@ -107,8 +107,12 @@ class Commands:
         self._run = run
 
     def try_(self, *argv: str, data: str | None = None, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        """Status, output, errors; a program that is not there is status 127, as in a shell."""
         environ = {"LC_ALL": "C", "LANGUAGE": "C", **(env or {})}
-        return self._run(list(argv), data=data, environ_update=environ)
+        try:
+            return self._run(list(argv), data=data, environ_update=environ, handle_exceptions=False)
+        except FileNotFoundError:
+            return 127, "", f"{argv[0]}: not found"
 
     def __call__(self, *argv: str, data: str | None = None, env: dict[str, str] | None = None) -> str:
         rc, out, err = self.try_(*argv, data=data, env=env)

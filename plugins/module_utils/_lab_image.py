@@ -171,6 +171,8 @@ def build(
     target = image_dir(lab, image)
     if is_complete(target):
         return False
+    if os.geteuid() != 0:
+        raise _lab.LabError("Making an image needs root on this machine: run it as root.")
     _lab.ensure_dir(lab.images_dir, 0o755)
     with _lab.locked(lab.images_dir / ".lock", wait, f"The image cache {lab.images_dir}", lab.name):
         if is_complete(target):

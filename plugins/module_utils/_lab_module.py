@@ -67,4 +67,6 @@ def exclusive(module: AnsibleModule, lab: _lab.Lab) -> contextlib.AbstractContex
     """One process at a time changes a lab; looking needs no permission."""
     if module.check_mode:
         return contextlib.nullcontext()
+    if os.geteuid() != 0:
+        raise _lab.LabError("A lab needs root on this machine (namespaces, mounts, a bridge): run it as root.")
     return _lab.locked(lab.lock_file, module.params["wait"], f"The lab {lab.name}")

@@ -94,6 +94,16 @@ image_present:
   returned: always
   type: bool
   sample: false
+hosts:
+  description: O(hosts) with every default filled in.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - name: gpu1
+      address: 10.77.0.21
+      kind: container
+      certificate: false
 apt_sources:
   description: The C(deb) lines hosts will use.
   returned: always
@@ -133,6 +143,7 @@ def main() -> None:
         warnings_found=report.warnings,
         image_present=present,
         apt_sources=settings.sources,
+        hosts=params["hosts"],
         **report.facts,
     )
 

@@ -1,0 +1,121 @@
+# Copyright (c) 2026, gpufleet.deepseek contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Targets of Prometheus from inventory hosts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleError, AnsibleFilterError
+
+from ansible_collections.gpufleet.deepseek.plugins.filter.scrape_targets import FilterModule, scrape_targets
+
+
+class Unresolved(dict):  # type: ignore[type-arg]
+    """Variables of a host, some of which cannot be worked out, as hostvars has them."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = super().get(key, default)
+        if value == "undefined":
+            raise AnsibleError(f"{key} is undefined")
+        return value
+
+
+def one(kind: str, variables: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The only group of the only host."""
+    groups = scrape_targets({kind: ["h1"]}, {"h1": Unresolved(variables)}, **more)
+    assert list(groups) == [kind]
+    assert len(groups[kind]) == 1
+    return groups[kind][0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "target"),
+    [
+        ("node", {}, "h1:9100"),
+        ("node", {"ansible_host": "192.0.2.1"}, "192.0.2.1:9100"),
+        ("node", {"ansible_host": "192.0.2.1", "fleet_address": "192.0.2.2"}, "192.0.2.2:9100"),
+        ("node", {"fleet_address": "192.0.2.2", "node_exporter_listen_address": "192.0.2.3"}, "192.0.2.3:9100"),
+        ("node", {"fleet_address": "192.0.2.2", "node_exporter_listen_address": "0.0.0.0"}, "192.0.2.2:9100"),
+        ("node", {"fleet_address": "192.0.2.2", "node_exporter_listen_address": "::"}, "192.0.2.2:9100"),
+        ("node", {"fleet_address": "2001:db8::1", "node_exporter_port": 9200}, "[2001:db8::1]:9200"),
+        ("node", {"fleet_address": "undefined", "ansible_host": "192.0.2.1"}, "192.0.2.1:9100"),
+        ("node", {"fleet_address": ["not", "a", "string"], "ansible_host": "192.0.2.1"}, "192.0.2.1:9100"),
+        ("engine", {"fleet_address": "192.0.2.2", "deepseek_service_port": "8100"}, "192.0.2.2:8100"),
+        ("engine", {"fleet_address": "192.0.2.2"}, "192.0.2.2:8000"),
+        ("gateway", {"fleet_address": "192.0.2.2"}, "192.0.2.2:9113"),
+        ("gateway", {"fleet_address": "192.0.2.2", "gateway_exporter_port": 9200}, "192.0.2.2:9200"),
+        ("prometheus", {"prometheus_listen_address": "192.0.2.9", "prometheus_port": 9091}, "192.0.2.9:9091"),
+        ("prometheus", {"prometheus_listen_address": "undefined", "ansible_host": "192.0.2.1"}, "192.0.2.1:9090"),
+    ],
+)
+def test_target(kind: str, variables: dict[str, Any], target: str) -> None:
+    assert one(kind, variables)["targets"] == [target]
+
+
+def test_labels() -> None:
+    group = one("engine", {"fleet_region": "eu-west", "fleet_address": "192.0.2.2"})
+    assert group["labels"] == {"host": "h1", "region": "eu-west", "role": "engine"}
+
+
+def test_node_has_the_role_of_its_host() -> None:
+    hosts = {"node": ["a", "b", "c", "d"], "engine": ["a"], "gateway": ["b"], "prometheus": ["c"]}
+    groups = scrape_targets(hosts, {}, scraper="c")
+    assert [group["labels"]["role"] for group in groups["node"]] == ["engine", "gateway", "prometheus", "node"]
+
+
+def test_scheme_follows_the_certificate() -> None:
+    assert one("node", {"node_exporter_tls_certificate_src": "x.crt"})["labels"]["__scheme__"] == "https"
+    assert one("node", {"node_exporter_tls_certificate_src": "undefined"})["labels"]["__scheme__"] == "https"
+    assert "__scheme__" not in one("node", {"node_exporter_tls_certificate_src": ""})["labels"]
+
+
+def test_metrics_path_follows_the_engine() -> None:
+    assert (
+        one("engine", {"deepseek_service_engine": "tensorrt_llm"})["labels"]["__metrics_path__"]
+        == "/prometheus/metrics"
+    )
+    assert "__metrics_path__" not in one("engine", {"deepseek_service_engine": "llama_cpp"})["labels"]
+    own = {"deepseek_service_engine": "tensorrt_llm", "deepseek_service_metrics_path": "/m"}
+    assert one("engine", own)["labels"]["__metrics_path__"] == "/m"
+
+
+def test_loopback_is_scraped_by_its_own_host_only() -> None:
+    hosts = {"prometheus": ["m1", "m2"]}
+    hostvars = {"m1": {"fleet_address": "192.0.2.1"}, "m2": {"fleet_address": "192.0.2.2"}}
+    groups = scrape_targets(hosts, hostvars, scraper="m1")
+    assert [group["targets"] for group in groups["prometheus"]] == [["127.0.0.1:9090"]]
+    assert scrape_targets(hosts, hostvars) == {"prometheus": []}
+
+
+def test_own_variables_of_the_scraper_win() -> None:
+    own = {"prometheus_listen_address": "192.0.2.7", "prometheus_port": 9099}
+    assert one("prometheus", {"prometheus_port": 1}, scraper="h1", own=own)["targets"] == ["192.0.2.7:9099"]
+    assert one("prometheus", {"prometheus_listen_address": "192.0.2.8"}, scraper="x", own=own)["targets"] == [
+        "192.0.2.8:9090"
+    ]
+
+
+def test_unknown_hosts_show_and_doubles_do_not() -> None:
+    groups = scrape_targets({"node": ["b", "a", "b"]}, {})
+    assert [group["targets"] for group in groups["node"]] == [["b:9100"], ["a:9100"]]
+
+
+@pytest.mark.parametrize("value", [{"nodes": []}, {"node": "h1"}, {"node": 1}, ["h1"]])
+def test_wrong_input_is_named(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="scrape_targets: expected"):
+        scrape_targets(value, {})
+
+
+def test_a_large_fleet_is_quick() -> None:
+    names = [f"gpu{number}" for number in range(2000)]
+    start = time.perf_counter()
+    groups = scrape_targets({"node": names, "engine": names}, {name: {"fleet_address": name} for name in names})
+    assert len(groups["node"]) == len(groups["engine"]) == 2000
+    assert time.perf_counter() - start < 2
+
+
+def test_the_filter_is_offered() -> None:
+    assert FilterModule().filters() == {"scrape_targets": scrape_targets}

@@ -40,5 +40,5 @@ class ActionModule(ActionBase):
         self._display.display("\n" + "\n".join([args["title"], *lines]))
         result.update(changed=False, failed=bool(args["failures"]), table=lines)
         if args["failures"]:
-            result["msg"] = "\n  - ".join([f"{args['title']}: {len(args['failures'])} failed:", *args["failures"]])
+            result["msg"] = "\n  - ".join([f"{len(args['failures'])} failed:", *args["failures"]])
         return result

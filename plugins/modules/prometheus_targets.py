@@ -28,9 +28,10 @@ options:
     description: Whether the certificate of the server is verified.
     type: bool
     default: true
-  ca_path:
-    description: File on the host with certificates to trust.
-    type: path
+  ca_pem:
+    description: Certificates to trust, in PEM form. Empty for the system's trust store.
+    type: str
+    default: ""
   expected:
     description: Number of targets by job.
     type: dict
@@ -80,6 +81,7 @@ jobs:
 """
 
 import time
+from pathlib import Path
 from urllib.error import URLError
 
 from ansible.module_utils.basic import AnsibleModule
@@ -96,7 +98,7 @@ def main() -> None:
             "url_username": {"type": "str", "default": ""},
             "url_password": {"type": "str", "default": "", "no_log": True},
             "validate_certs": {"type": "bool", "default": True},
-            "ca_path": {"type": "path"},
+            "ca_pem": {"type": "str", "default": ""},
             "expected": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 60},
         },
@@ -104,6 +106,10 @@ def main() -> None:
     )
     p = module.params
     expected = {job: int(count) for job, count in p["expected"].items()}
+    ca_path = None
+    if p["ca_pem"]:
+        ca_path = str(Path(module.tmpdir) / "ca.pem")
+        Path(ca_path).write_text(p["ca_pem"], encoding="utf-8")
     deadline = time.monotonic() + p["timeout"]
     while True:
         targets, error = Targets(), ""
@@ -114,7 +120,7 @@ def main() -> None:
                 url_password=p["url_password"] or None,
                 force_basic_auth=bool(p["url_username"]),
                 validate_certs=p["validate_certs"],
-                ca_path=p["ca_path"],
+                ca_path=ca_path,
                 timeout=10,
             )
             targets = judge_targets(answer.read().decode(), expected)

@@ -635,7 +635,7 @@ class Checks:
         return action
 
     def molecule_scenario(self, name: str, suite: str) -> Callable[[Run], None]:
-        """A check run before there is anything, converge, idempotence, a check run that finds nothing to do, verify."""
+        """Converge, idempotence, a check run that finds nothing to do, verify."""
 
         def action(run: Run) -> None:
             scenario = ("--scenario-name", name)
@@ -650,8 +650,6 @@ class Checks:
             ]
             env = self.main.env(ANSIBLE_INJECT_FACT_VARS="false")
             try:
-                if suite == SUITES[0]:
-                    run.cmd(check, env=env, cwd=ROOT)
                 self.molecule(run, suite, "converge", *scenario)
                 self.molecule(run, suite, "idempotence", *scenario)
                 if suite == SUITES[0]:

@@ -26,7 +26,10 @@ TELLING = re.compile(
     r"(fatal: |FAILED!|UNREACHABLE!|\bERROR\b|^E  |Error: |^FAILED |^ERROR |error: |In .* line \d+:|Traceback|AssertionError"
     r"|still changes|^FAULT )"
 )
+# What Ansible prints while it waits, as it should.
+QUIET = re.compile(r"FAILED - RETRYING")
 TAIL_LINES = 25
+AFTER = 3
 TAIL_WIDTH = 220
 LABEL_WIDTH = 70
 HEARTBEAT = 120.0
@@ -101,6 +104,7 @@ class Run:
         """Run a command in its own process group; its output goes to the log."""
         words = [str(word) for word in argv]
         self.say(f"$ {' '.join(words)}")
+        start = time.monotonic()
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -116,7 +120,7 @@ class Run:
         finally:
             self.process = None
             self.log.seek(0, os.SEEK_END)
-        self.say(f"[exit {code}]")
+        self.say(f"[exit {code} after {time.monotonic() - start:.1f} s]")
         if check and code != 0:
             raise Failure(f"exit {code}: {label(words)}")
         return code
@@ -183,11 +187,15 @@ def telling_lines(path: Path) -> list[str]:
     lines = [line for line in lines if line.strip()]
     if len(lines) <= TAIL_LINES:
         return lines
-    end = lines[-TAIL_LINES + 9 :]
-    early = [line for line in lines[: -len(end)] if TELLING.search(line)]
+    found = [number for number, line in enumerate(lines) if TELLING.search(line) and not QUIET.search(line)]
+    wanted: list[int] = []
+    for number in found:
+        wanted += [other for other in range(number, min(number + AFTER, len(lines))) if other not in wanted]
+    end = range(len(lines) - TAIL_LINES // 3, len(lines))
+    early = [number for number in wanted if number < end[0]][: TAIL_LINES - len(end)]
     if not early:
         return lines[-TAIL_LINES:]
-    return [*early[:14], "...", *end]
+    return [*(lines[number] for number in early), "...", *(lines[number] for number in end)]
 
 
 def clock(seconds: float) -> str:
@@ -278,9 +286,9 @@ class Runner:
             self._print("start", step.name)
             self._execute(step)
             with self.changed:
+                self._report(step)
                 del self.running[step.name]
                 self.changed.notify_all()
-            self._report(step)
 
     def _execute(self, step: Step) -> None:
         step.log = self.logs / (re.sub(r"[^A-Za-z0-9.]+", "-", step.name).strip("-") + ".log")

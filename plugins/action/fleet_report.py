@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
                 "title": {"type": "str", "required": True},
                 "columns": {"type": "list", "elements": "str", "required": True},
                 "rows": {"type": "list", "elements": "list", "required": True},
-                "failures": {"type": "list", "elements": "str", "default": []},
+                "notes": {"type": "list", "elements": "str", "default": []},
             }
         )
         for row in args["rows"]:
@@ -36,9 +36,8 @@ class ActionModule(ActionBase):
                 result.update(failed=True, msg=f"row {row} has {len(row)} cells; expected {len(args['columns'])}")
                 return result
         lines = render_table(args["columns"], [[str(cell) for cell in row] for row in args["rows"]])
+        lines += ["  " + note for note in args["notes"]]
         # Workers have no stdio of their own since ansible-core 2.19; Display reaches the screen and AWX's events.
         self._display.display("\n" + "\n".join([args["title"], *lines]))
-        result.update(changed=False, failed=bool(args["failures"]), table=lines)
-        if args["failures"]:
-            result["msg"] = "\n  - ".join([f"{len(args['failures'])} failed:", *args["failures"]])
+        result.update(changed=False, failed=False, table=lines)
         return result

@@ -10,7 +10,7 @@ short_description: Show a table that people like to read
 version_added: 1.0.0
 author: gpufleet.deepseek maintainers (@gpufleet)
 description:
-  - Prints a table in the middle of a play's output, on a terminal as in AWX, and fails when there is something to fail for.
+  - Prints a table in the middle of a play's output, on a terminal as in AWX.
   - Runs on the controller; it never connects to a host.
 options:
   title:
@@ -27,8 +27,8 @@ options:
     type: list
     elements: list
     required: true
-  failures:
-    description: Sentences that say what is wrong. The task fails when there is one.
+  notes:
+    description: Lines below the table.
     type: list
     elements: str
     default: []

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults on real hosts: engines that die, runs that are killed, hosts that are gone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from fleet import Fleet, Load, wait_for
+
+UNIT = "deepseek-service.service"
+
+
+def test_a_killed_engine_costs_no_later_request_and_comes_back(fleet: Fleet) -> None:
+    """SIGKILL: what was in flight is lost, what comes later is answered by the other; systemd starts it again."""
+    before = int(fleet.ssh("gpu2", f"systemctl show -P NRestarts {UNIT}").stdout)
+    with Load(fleet, clients=4, seconds=15) as load:
+        time.sleep(4)
+        fleet.ssh("gpu2", f"systemctl kill --signal=KILL {UNIT}")
+        killed = time.monotonic()
+    assert len(load.answers) > 20, "too few requests to say anything"
+    failed = [answer for answer in load.answers if answer.status != 200]
+    assert len(failed) <= load.clients, f"more than what was in flight failed: {failed}"
+    assert [answer for answer in failed if answer.start > killed] == [], "a request that began after the kill failed"
+    assert {answer.peer for answer in load.answers if answer.start > killed and answer.status == 200} >= {"gpu1"}
+
+    wait_for(
+        "systemd starts the engine again",
+        lambda: fleet.ssh("gpu2", f"systemctl is-active {UNIT}", check=False).stdout.strip() == "active",
+        120,
+    )
+    assert int(fleet.ssh("gpu2", f"systemctl show -P NRestarts {UNIT}").stdout) > before
+    run = fleet.play("playbooks/verify.yml")
+    assert run.rc == 0, run.output
+
+
+def test_a_stopped_engine_is_seen_by_verify(fleet: Fleet) -> None:
+    """verify fails, and says which peer is missing."""
+    fleet.ssh("gpu2", f"systemctl stop {UNIT}")
+    try:
+        run = fleet.play("playbooks/verify.yml")
+        assert run.rc != 0
+        assert "peer gpu2 answered 0 of 20 requests" in run.output
+        assert "of job engine is down" in run.output
+        assert all(fleet.ask()[0] == 200 for _unused in range(5)), "the other engine does not answer for it"
+    finally:
+        fleet.ssh("gpu2", f"systemctl start {UNIT}", timeout=180)
+    run = fleet.play("playbooks/verify.yml")
+    assert run.rc == 0, run.output
+
+
+def test_an_unreachable_host_does_not_hold_up_the_others(fleet: Fleet) -> None:
+    """The others finish, the summary names it, the exit status says so; lab_up and site.yml heal it."""
+    fleet.ssh("gpu2", "systemctl poweroff", check=False)
+    wait_for("gpu2 is off", lambda: fleet.ssh("gpu2", "true", check=False, timeout=20).returncode != 0, 60)
+    try:
+        run = fleet.play("site.yml")
+        assert run.rc != 0
+        assert run.recap["gpu2"]["unreachable"] == 1, run.output
+        assert run.recap["gpu1"]["failed"] == run.recap["gpu1"]["unreachable"] == 0, run.output
+        assert run.recap["mon1"]["ok"] > 10, "the play of the monitor did not run"
+        table = run.output.rpartition("What verify saw:")[2]
+        assert "gpu2" in table.partition("PLAY RECAP")[0]
+        assert fleet.ask()[0] == 200
+    finally:
+        up = fleet.play("playbooks/lab_up.yml")
+        assert up.rc == 0, up.output
+    run = fleet.play("site.yml")
+    assert run.rc == 0, run.output
+    assert run.recap["gpu2"]["unreachable"] == 0
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        r"TASK .*node_exporter.*install",
+        r"TASK .*deepseek_service.*(venv|packages of the engine|environment)",
+        r"TASK .*deepseek_service.*model",
+        r"TASK .*gateway.*install \| Install",
+        r"TASK .*gateway.*configure",
+        r"TASK .*prometheus.*install",
+    ],
+)
+def test_site_yml_is_killed(new_fleet: Fleet, point: str) -> None:
+    """SIGKILL to site.yml and its workers on hosts that have nothing yet; each later point begins where the last one ended."""
+    new_fleet.play_until("site.yml", point)
+
+
+def test_the_run_after_the_kills_converges_and_the_next_changes_nothing(new_fleet: Fleet) -> None:
+    """No half-installed thing is taken for a whole one."""
+    run = new_fleet.play("site.yml")
+    assert run.rc == 0, run.output
+    run = new_fleet.play("site.yml")
+    assert run.rc == 0, run.output
+    assert run.changed() == 0, run.output
+    assert new_fleet.ask()[0] == 200

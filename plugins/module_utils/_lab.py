@@ -258,11 +258,25 @@ def processes() -> list[Process]:
     return [item for item in found if item is not None]
 
 
-def pid_namespace(pid: int) -> str:
+def is_container_init(pid: int) -> bool:
+    """A process that is PID 1 to itself and something else to us."""
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return ""
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+    return len(numbers) > 1 and numbers[-1] == "1"
+
+
+def cgroup_members(groups: Sequence[Path]) -> list[int]:
+    """Every process in these control groups and those below them."""
+    found: set[int] = set()
+    for group in groups:
+        for path, _directories, _files in os.walk(group):
+            with contextlib.suppress(OSError):
+                text = Path(path, "cgroup.procs").read_text(encoding="ascii")
+                found.update(int(pid) for pid in text.split() if pid != "0")
+    return sorted(found)
 
 
 def end(pid: int, signal: int) -> None:

@@ -30,6 +30,7 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils._lab_registry im
 )
 
 LINK = "host0"
+NSPAWN_RUN = Path("/run/systemd/nspawn")
 # systemd-nspawn says with this status that the host asked for a reboot.
 REBOOT = 133
 
@@ -71,6 +72,7 @@ class Seen:
     record: dict[str, Any] = field(default_factory=dict)
     supervisors: list[int] = field(default_factory=list)
     nspawn: list[int] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
     leader: int | None = None
     roots: list[_lab.Mount] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
@@ -83,7 +85,12 @@ class Seen:
 
     @property
     def alive(self) -> bool:
-        return self.leader is not None
+        """Running as it should: a host that lost its nspawn works on, but nobody would start it after a reboot."""
+        return self.leader is not None and bool(self.nspawn)
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.supervisors or self.nspawn or self.members)
 
 
 @dataclass
@@ -238,6 +245,9 @@ class Containers:
         names: set[str] = set()
         if self.lab.hosts_dir.is_dir():
             names.update(path.name for path in self.lab.hosts_dir.iterdir() if path.is_dir())
+        for group in self.groups(""):
+            if group.is_dir():
+                names.update(path.name for path in group.iterdir() if path.is_dir())
         prefix = f"{self.lab.hosts_dir}/"
         for mount in _lab.mounts_below(self.lab.hosts_dir):
             names.add(mount.target.removeprefix(prefix).split("/")[0])
@@ -267,10 +277,10 @@ class Containers:
                         seen.nspawn.append(item.pid)
                     elif name in ("sh", "dash"):
                         seen.supervisors.append(item.pid)
-            own = _lab.pid_namespace(os.getpid())
-            for item in procs:
-                if item.ppid in seen.nspawn and _lab.pid_namespace(item.pid) not in (own, ""):
-                    seen.leader = item.pid
+            # Control groups know a host's processes even when its nspawn is gone; where systemd keeps them, parents do.
+            seen.members = _lab.cgroup_members(self.groups(host.name))
+            children = [item.pid for item in procs if item.ppid in seen.nspawn]
+            seen.leader = next((pid for pid in [*children, *seen.members] if _lab.is_container_init(pid)), None)
             if deep and seen.leader is not None:
                 if links is None:
                     links = json.loads(self.commands("ip", "-json", "link", "show") or "[]")
@@ -438,7 +448,7 @@ class Containers:
             try:
                 if work.boot or work.repair:
                     self.close_connections()
-                if work.boot and (work.seen.nspawn or work.seen.supervisors):
+                if work.boot:
                     self.kill(work.host.name)
                     work.seen = self.see([work.host], _lab.mounts(), _lab.processes())[work.host.name]
                 if not (work.seen.record and self._root_ready(work.host, work.seen)):
@@ -624,7 +634,7 @@ class Containers:
                 seen = self.see([work.host for work in waiting], [], _lab.processes(), deep=False)
                 for work in list(waiting):
                     now = seen[work.host.name]
-                    if not (now.nspawn or now.supervisors):
+                    if not now.anything:
                         waiting.remove(work)
                         failures.append(f"{work.host.name}: it ended while booting: {self._last_words(work.host.name)}")
             if waiting:
@@ -674,10 +684,10 @@ class Containers:
             if seen.leader is not None:
                 _lab.end(seen.leader, signal.SIGKILL)
                 _lab.wait_gone([seen.leader, *seen.nspawn], 3)
-            for pid in seen.nspawn:
+            for pid in (*seen.nspawn, *seen.members):
                 _lab.end(pid, signal.SIGKILL)
-            left = _lab.wait_gone([*seen.supervisors, *seen.nspawn], 3)
-            if not left and not (seen.supervisors or seen.nspawn):
+            _lab.wait_gone([*seen.supervisors, *seen.nspawn, *seen.members], 3)
+            if not seen.anything:
                 break
         else:
             raise _lab.LabError(f"Processes of {host} do not end.")
@@ -685,6 +695,25 @@ class Containers:
             self.commands.try_("systemctl", "stop", self.lab.unit(host))
             self.commands.try_("systemctl", "reset-failed", self.lab.unit(host))
         self._remove_groups(host)
+        self._remove_leftovers(host)
+
+    def _remove_leftovers(self, host: str) -> None:
+        """What nspawn leaves when it did not end by itself.
+
+        The link can outlive the host: an orphaned TCP connection holds its network for minutes.
+        """
+        machine = self.lab.machine(host)
+        rc, out, _err = self.commands.try_("ip", "-json", "link", "show", "type", "veth")
+        for link in json.loads(out or "[]") if rc == 0 else []:
+            # The kernel's names end after 15 characters; systemd keeps the whole one beside it.
+            if f"vb-{machine}" in (link.get("ifname"), *link.get("altnames", [])):
+                self.commands.try_("ip", "link", "del", "dev", str(link["ifname"]))
+        with contextlib.suppress(OSError):
+            found = self.root(host).stat()
+            (NSPAWN_RUN / "locks" / f"inode-{found.st_dev}:{found.st_ino}").unlink()
+        with contextlib.suppress(OSError):
+            (NSPAWN_RUN / "propagate" / machine).rmdir()
+        (self.directory(host) / ".#root.lck").unlink(missing_ok=True)
 
     def stop(self, host: str, seconds: float) -> None:
         """Switch a host off in order, and by force when it takes too long."""
@@ -740,4 +769,3 @@ class Containers:
 
 def _digest(content: bytes, mode: int) -> str:
     return hashlib.sha256(content + f"{mode:o}".encode()).hexdigest()[:16]
-

@@ -160,7 +160,7 @@ def ended(module: AnsibleModule, lab: _lab.Lab, commands: _lab.Commands) -> dict
     if params["state"] == "stopped":
         specs = [_lab.HostSpec(name, "") for name in names]
         seen = containers.see(specs, [], _lab.processes(), deep=False)
-        names = [name for name in names if seen[name].nspawn or seen[name].supervisors]
+        names = [name for name in names if seen[name].anything]
     if not module.check_mode:
         if names or params["state"] == "absent":
             containers.close_connections()

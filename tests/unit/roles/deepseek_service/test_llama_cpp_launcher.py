@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import socket
+import threading
+
+import pytest
+import yaml
+
+ROLE = pathlib.Path(__file__).resolve().parents[4] / "roles" / "deepseek_service"
+
+
+@pytest.fixture(name="launcher", scope="module")
+def load_launcher():
+    path = ROLE / "files" / "engines" / "llama_cpp" / "launcher.py"
+    spec = importlib.util.spec_from_file_location("llama_cpp_launcher", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(name="config")
+def make_config(tmp_path):
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"GGUF....")
+    return {
+        "model_path": str(model),
+        "model_name": "m",
+        "listen_address": "127.0.0.1",
+        "port": 8000,
+        "parallel_requests": 4,
+        "context_tokens": 4096,
+        "threads": 0,
+        "drain_seconds": 30,
+        "options": {"batch_tokens": 512, "shared_context": True},
+    }
+
+
+@pytest.fixture(name="run")
+def make_run(launcher, tmp_path):
+    def run(config, keys="key-1\nkey-2\n", check="--check-settings"):
+        (tmp_path / "config").write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
+        (tmp_path / "keys").write_text(keys, encoding="utf-8")
+        return launcher.main([check, f"--config={tmp_path}/config", f"--keys={tmp_path}/keys"])
+
+    return run
+
+
+def test_a_good_configuration(run, config):
+    assert run(config) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"port": "8000"}, "port: expected int, found '8000'"),
+        ({"port": True}, "port: expected int, found True"),
+        ({"port": 0}, "port: expected 1 to 65535, found 0"),
+        ({"model_name": ""}, "model_name: must not be empty"),
+        ({"sort": 1}, "unknown setting sort"),
+        ({"options": {"btach_tokens": 1}}, "unknown options btach_tokens; known: batch_tokens"),
+        ({"options": {"batch_tokens": 1}}, "options.batch_tokens: expected 32 to 65536, found 1"),
+        ({"options": {"shared_context": 1}}, "options.shared_context: expected bool, found 1"),
+        ({"options": []}, "options: expected dict"),
+    ],
+)
+def test_a_wrong_setting(run, config, capsys, changes, message):
+    assert run({**config, **changes}) == 78
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_setting(run, config, capsys):
+    del config["port"]
+    assert run(config) == 78
+    assert "missing setting port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_no_configuration_at_all(run, text):
+    assert run(text) == 78
+
+
+def test_no_key_is_an_open_server(run, config, capsys):
+    assert run(config, keys="\n \n") == 78
+    assert "holds none" in capsys.readouterr().err
+
+
+def test_keys_of_a_file(launcher, tmp_path):
+    (tmp_path / "keys").write_text("new\n\nold\n", encoding="utf-8")
+    assert launcher.read_keys(str(tmp_path / "keys")) == ["new", "old"]
+
+
+def test_a_model_that_is_none(run, config, capsys):
+    config["model_path"] = __file__
+    assert run(config, check="--check") == 78
+    assert "is not a GGUF file" in capsys.readouterr().err
+
+
+def test_the_role_knows_the_same_options(launcher):
+    spec = yaml.safe_load((ROLE / "vars" / "engines" / "llama_cpp.yml").read_text(encoding="utf-8"))
+    known = {
+        name: (option["type"], option.get("min", 0), option.get("max", 1))
+        for name, option in spec["__deepseek_service_engine_spec"]["options"].items()
+    }
+    assert known == {name: (kind.__name__, low, high) for name, (_field, kind, low, high) in launcher.OPTIONS.items()}
+
+
+def test_requests_in_flight(launcher):
+    metrics = (
+        "# TYPE llamacpp:requests_processing gauge\n"
+        "llamacpp:requests_processing 2\n"
+        "llamacpp:requests_deferred 1\n"
+        "llamacpp:n_tokens_max 31\n"
+    )
+    assert launcher.requests_in_flight(metrics) == 3
+
+
+def accept_all(listener, answers):
+    """Accept by the descriptor's number each time, as the engine does."""
+    number = listener.fileno()
+    while True:
+        view = socket.socket(fileno=number)
+        try:
+            connection, _peer = view.accept()
+        except OSError:
+            return
+        finally:
+            view.detach()
+        answers.append(connection)
+
+
+def test_stop_listening_refuses_new_connections_and_keeps_the_old(launcher):
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    accepted = []
+    threading.Thread(target=accept_all, args=(listener, accepted), daemon=True).start()
+    old = socket.create_connection(("127.0.0.1", port))
+    while not accepted:
+        pass
+    assert launcher.stop_listening("127.0.0.1", port) is True
+    for _attempt in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            break
+    else:
+        pytest.fail("the port still accepts connections")
+    accepted[0].sendall(b"rest")
+    assert old.recv(4) == b"rest"
+    assert launcher.stop_listening("127.0.0.1", port) is False
+
+
+@pytest.mark.parametrize(("loads", "drained"), [([2, 1, 0, 0], True), ([1, 0, 1, 0, 0], True), ([1] * 50, False)])
+def test_drain_waits_for_requests_but_not_for_ever(launcher, config, monkeypatch, loads, drained):
+    monkeypatch.setattr(launcher, "stop_listening", lambda address, port: True)
+    monkeypatch.setattr(launcher, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(launcher, "FLUSH_SECONDS", 0)
+    config["drain_seconds"] = 0 if not drained else 30
+    left = list(loads)
+    metrics = lambda: f"llamacpp:requests_processing {left.pop(0)}\n"  # noqa: E731
+    assert launcher.drain(config, metrics, threading.Event()) is drained
+    assert (left == []) is drained
+
+
+def test_a_second_signal_ends_the_drain(launcher, config, monkeypatch):
+    monkeypatch.setattr(launcher, "stop_listening", lambda address, port: False)
+    hurry = threading.Event()
+    hurry.set()
+    assert launcher.drain(config, lambda: "llamacpp:requests_processing 1\n", hurry) is False
+
+
+def test_a_port_that_is_taken(launcher):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(launcher.UnavailableError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            launcher.check_port("127.0.0.1", port)
+    launcher.check_port("127.0.0.1", port)
+
+
+def test_notify(launcher, monkeypatch, tmp_path):
+    launcher.notify("READY=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        launcher.notify("READY=1")
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_watchdog_interval(launcher, monkeypatch):
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    assert launcher.watchdog_interval() == 0
+    monkeypatch.setenv("WATCHDOG_USEC", "300000000")
+    assert launcher.watchdog_interval() == 100.0

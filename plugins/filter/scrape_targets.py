@@ -22,6 +22,7 @@ class Job:
     default_port: int
     default_address: str = ""
     certificate: str = ""
+    switch: str = ""
 
 
 JOBS = {
@@ -29,7 +30,7 @@ JOBS = {
         "node_exporter_listen_address", "node_exporter_port", 9100, certificate="node_exporter_tls_certificate_src"
     ),
     "engine": Job("deepseek_service_listen_address", "deepseek_service_port", 8000),
-    "gateway": Job("gateway_exporter_listen_address", "gateway_exporter_port", 9113),
+    "gateway": Job("gateway_exporter_address", "gateway_exporter_port", 9113, switch="gateway_exporter_enabled"),
     "prometheus": Job(
         "prometheus_listen_address", "prometheus_port", 9090, "127.0.0.1", "prometheus_tls_certificate_src"
     ),
@@ -94,6 +95,8 @@ def _group(
     name: str, kind: str, jobs: Mapping[str, list[str]], host: Variables, is_scraper: bool
 ) -> dict[str, Any] | None:
     job = JOBS[kind]
+    if job.switch and str(host.read(job.switch)).lower() in ("false", "no", "0"):
+        return None
     address = _address(host, job, name, is_scraper)
     if not address:
         return None

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible_collections.gpufleet.deepseek.plugins.filter.scrape_targets import FilterModule, scrape_targets
 
 
-class Unresolved(dict):  # type: ignore[type-arg]
+class Unresolved(dict[str, Any]):
     """Variables of a host, some of which cannot be worked out, as hostvars has them."""
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -95,6 +95,14 @@ def test_own_variables_of_the_scraper_win() -> None:
     assert one("prometheus", {"prometheus_port": 1}, scraper="h1", own=own)["targets"] == ["192.0.2.7:9099"]
     assert one("prometheus", {"prometheus_listen_address": "192.0.2.8"}, scraper="x", own=own)["targets"] == [
         "192.0.2.8:9090"
+    ]
+
+
+@pytest.mark.parametrize("off", [False, "false", "no"])
+def test_a_gateway_without_an_exporter_is_left_out(off: Any) -> None:
+    assert scrape_targets({"gateway": ["g"]}, {"g": {"gateway_exporter_enabled": off}}) == {"gateway": []}
+    assert one("gateway", {"gateway_exporter_enabled": True, "gateway_exporter_address": "192.0.2.4"})["targets"] == [
+        "192.0.2.4:9113"
     ]
 
 

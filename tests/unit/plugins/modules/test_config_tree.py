@@ -113,7 +113,7 @@ def test_modes_heal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wish = {"files": {"a": "1\n", "b": "1\n"}}
+    wish: dict[str, Any] = {"files": {"a": "1\n", "b": "1\n"}}
     run(capsys, tmp_path, files={"a": "0\n", "c": "0\n"})
     # Killed between two files: the manifest is the union, one file is new, the stage is left behind.
     (tmp_path / ".config_tree.json").write_text('["a", "b", "c"]')

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Start llama.cpp's HTTP server from a configuration file, tell systemd when it is ready, and drain it on SIGTERM.
 

@@ -12,14 +12,16 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.gpufleet.deepseek.plugins.plugin_utils._certificate import certificate_info as describe
 
 
-def certificate_info(certificate: t.Any, key: t.Any = "", ca: t.Any = "") -> dict[str, t.Any]:
+def certificate_info(
+    certificate: t.Any, key: t.Any = "", ca: t.Any = "", names: t.Sequence[str] = ()
+) -> dict[str, t.Any]:
     """Describe a certificate in PEM form and say what is wrong with it, its key and its authority."""
     for name, value in (("certificate", certificate), ("key", key), ("ca", ca)):
         if not isinstance(value, str):
             raise AnsibleFilterError(
                 f"certificate_info: {name}: expected text in PEM form, found {type(value).__name__}"
             )
-    return describe(certificate, key, ca)
+    return describe(certificate, key, ca, names)
 
 
 class FilterModule:

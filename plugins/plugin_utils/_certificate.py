@@ -39,6 +39,13 @@ def _names(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
     return dns, [str(address) for address in extension.get_values_for_type(x509.IPAddress)]
 
 
+def _covers(name: str, dns: list[str], addresses: list[str]) -> bool:
+    """Whether a certificate with these names is good for a host name (a wildcard stands for one label) or an address."""
+    name = name.lower()
+    known = {entry.lower() for entry in dns}
+    return name in known or name in addresses or "*." + name.partition(".")[2] in known
+
+
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether issuer's key signed certificate. Before version 40 of the library: whether the names say so."""
     verify = getattr(certificate, "verify_directly_issued_by", None)
@@ -85,13 +92,18 @@ def _key_problem(key_pem: str, leaf: x509.Certificate) -> str:
 
 
 def certificate_info(
-    certificate_pem: str, key_pem: str = "", ca_pem: str = "", now: datetime.datetime | None = None
+    certificate_pem: str,
+    key_pem: str = "",
+    ca_pem: str = "",
+    names: t.Sequence[str] = (),
+    now: datetime.datetime | None = None,
 ) -> dict[str, t.Any]:
     """Describe a certificate file and say what is wrong with it.
 
     :arg certificate_pem: the server's certificate, then intermediates.
     :arg key_pem: the private key; empty: not checked.
     :arg ca_pem: the authorities that clients trust; empty: the chain's end is not checked.
+    :arg names: host names and addresses by which clients call the server.
     :arg now: moment of the check; None is this moment.
     """
     now = now or datetime.datetime.now(datetime.timezone.utc)
@@ -121,6 +133,11 @@ def certificate_info(
             f" (its issuer is {chain[-1].issuer.rfc4514_string()})"
         )
     dns, addresses = _names(leaf)
+    problems += [
+        f"the certificate is for {', '.join([*dns, *addresses]) or 'no name'}, and not for {name}"
+        for name in names
+        if not _covers(name, dns, addresses)
+    ]
     return {
         "subject": leaf.subject.rfc4514_string(),
         "issuer": leaf.issuer.rfc4514_string(),

@@ -26,7 +26,11 @@ class Pair:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         alternative = x509.SubjectAlternativeName(
-            [x509.DNSName("llm.example.com"), x509.IPAddress(ipaddress.ip_address("192.0.2.10"))]
+            [
+                x509.DNSName("llm.example.com"),
+                x509.DNSName("*.gw.example.com"),
+                x509.IPAddress(ipaddress.ip_address("192.0.2.10")),
+            ]
         )
         builder = (
             x509.CertificateBuilder()
@@ -60,16 +64,16 @@ OTHER = Pair("other")
 
 
 def found(certificate: str, key: str = "", ca: str = "", now: datetime.datetime = NOW) -> list[str]:
-    result: list[str] = describe(certificate, key, ca, now)["problems"]
+    result: list[str] = describe(certificate, key, ca, (), now)["problems"]
     return result
 
 
 def test_a_good_pair_and_chain() -> None:
-    info = describe(SERVER.pem + MIDDLE.pem, SERVER.key_pem(), ROOT.pem, NOW)
+    info = describe(SERVER.pem + MIDDLE.pem, SERVER.key_pem(), ROOT.pem, ["LLM.example.com", "192.0.2.10"], NOW)
     assert info["problems"] == []
     assert info["subject"] == "CN=gw1"
     assert info["issuer"] == "CN=middle"
-    assert info["dns_names"] == ["llm.example.com"]
+    assert info["dns_names"] == ["llm.example.com", "*.gw.example.com"]
     assert info["ip_addresses"] == ["192.0.2.10"]
     assert info["days_left"] == 90
     assert info["not_after"] == "2026-08-30T00:00:00+00:00"
@@ -81,7 +85,7 @@ def test_text_between_the_blocks_is_allowed() -> None:
 
 
 def test_self_signed() -> None:
-    assert describe(OTHER.pem, OTHER.key_pem(), "", NOW)["self_signed"] is True
+    assert describe(OTHER.pem, OTHER.key_pem(), "", (), NOW)["self_signed"] is True
     assert found(OTHER.pem, ca=OTHER.pem) == []
 
 
@@ -102,6 +106,18 @@ def test_a_wrong_order_of_the_chain() -> None:
 def test_an_authority_that_did_not_sign() -> None:
     (sentence,) = found(SERVER.pem + MIDDLE.pem, ca=OTHER.pem)
     assert "no authority of the given file signed the certificate of CN=middle" in sentence
+
+
+@pytest.mark.parametrize("name", ["a.gw.example.com", "*.gw.example.com", "192.0.2.10"])
+def test_names_that_it_is_for(name: str) -> None:
+    assert describe(SERVER.pem, names=[name], now=NOW)["problems"] == []
+
+
+@pytest.mark.parametrize("name", ["gw.example.com", "a.b.gw.example.com", "example.com", "192.0.2.11"])
+def test_names_that_it_is_not_for(name: str) -> None:
+    assert describe(SERVER.pem, names=[name], now=NOW)["problems"] == [
+        f"the certificate is for llm.example.com, *.gw.example.com, 192.0.2.10, and not for {name}"
+    ]
 
 
 def test_unreadable_input_never_shows_the_key() -> None:

@@ -115,10 +115,19 @@ def inventory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def fleet_hosts(inventory: Path, call: Call) -> set[str]:
+def lab_settings(root: Path) -> dict[str, str]:
+    """The inventory of the lab is a plugin of the collection: what reads it alone needs the checkout's settings."""
+    return {"ANSIBLE_CONFIG": str(root / "ansible.cfg")}
+
+
+@pytest.fixture(scope="session")
+def fleet_hosts(inventory: Path, call: Call, lab_settings: dict[str, str]) -> set[str]:
     """The hosts that site.yml works on."""
-    listed = call("ansible", "-i", inventory, "gpu_hosts:gateways:monitors", "--list-hosts", cwd=Path("/"))
-    return {line.strip() for line in listed.text.splitlines() if line.startswith("    ")}
+    words = ("ansible", "-i", inventory, "gpu_hosts:gateways:monitors", "--list-hosts")
+    listed = call(*words, cwd=Path("/"), env=lab_settings)
+    found = {line.strip() for line in listed.text.splitlines() if line.startswith("    ")}
+    assert len(found) >= 4, f"expected a gateway, two GPU hosts and a monitor, found {found}"
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SURVEY = {"fleet_verify_requests": "10", "fleet_reboot_allowed": "false", "fleet_reboot_timeout": "1200"}
 PLAY_LINE = re.compile(r"^\s*-?\s*(hosts|include|import_playbook):")
 NOT_LISTED = {"roles", "tasks", "group_vars", "host_vars"}
-PLUMBING = ("ansible_ssh_private_key_file",)
 
 
 def listed_by_awx(project: Path) -> set[str]:
@@ -64,30 +63,52 @@ def test_awx_finds_the_requirements(clone: Path, call: Call) -> None:
     call("ansible-galaxy", "collection", "install", *words, cwd=clone)
 
 
+def plain(value: Any) -> Any:
+    """The same values without the marks that ansible-inventory puts on some of them: AWX keeps plain data."""
+    if isinstance(value, dict):
+        return (
+            value["__ansible_unsafe"]
+            if set(value) == {"__ansible_unsafe"}
+            else {key: plain(item) for key, item in value.items()}
+        )
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
 @pytest.fixture
-def job(tmp_path: Path, clone: Path, inventory: Path, call: Call) -> Path:
+def job(tmp_path: Path, clone: Path, inventory: Path, call: Call, lab_settings: dict[str, str]) -> Path:
     """A private data directory as AWX lays it: project, one generated inventory script, variables, the SSH key."""
     folder = tmp_path / "job"
     for name in ("inventory", "env"):
         (folder / name).mkdir(parents=True)
     shutil.copytree(clone, folder / "project", symlinks=True)
-    shown = call("ansible-inventory", "-i", inventory, "--list", cwd=Path("/"))
-    hosts = json.loads(shown.text[shown.text.index("{") :])
-    keys = {str(values.get(PLUMBING[0])) for values in hosts["_meta"]["hostvars"].values() if values.get(PLUMBING[0])}
-    assert len(keys) == 1, f"the lab has one operator key, the inventory names {keys}"
-    for values in hosts["_meta"]["hostvars"].values():
-        for name in PLUMBING:
-            values.pop(name, None)
-    script = folder / "inventory" / "hosts"
+    shown = call("ansible-inventory", "-i", inventory, "--list", cwd=Path("/"), env=lab_settings)
+    hosts = plain(json.loads(shown.text[shown.text.index("{") :]))
+    every = hosts["_meta"]["hostvars"]
+    for values in every.values():
+        # The key comes from AWX's credential, by an agent; the lab's own settings would not let an agent's key be used.
+        assert values.pop("ansible_ssh_private_key_file")
+        values["ansible_ssh_common_args"] = values["ansible_ssh_common_args"].replace("-o IdentitiesOnly=yes", "")
     answer = folder / "inventory.json"
     answer.write_text(json.dumps(hosts), encoding="utf-8")
+    script = folder / "inventory" / "hosts"
     script.write_text(f"#!/bin/sh\nexec cat {answer}\n", encoding="utf-8")
     script.chmod(0o700)
-    key = call("ansible", "-i", inventory, "localhost", "-m", "debug", "-a", f"msg={keys.pop()}", cwd=Path("/"))
-    path = re.search(r"\"?msg\"?: \"?([^\"\n]+)", key.text)
+    words = (
+        "ansible",
+        "-i",
+        inventory,
+        next(iter(every)),
+        "-m",
+        "ansible.builtin.debug",
+        "-a",
+        "var=ansible_ssh_private_key_file",
+    )
+    path = re.search(
+        r"ansible_ssh_private_key_file\"?: \"?([^\s\"]+)", call(*words, cwd=Path("/"), env=lab_settings).text
+    )
     assert path
     secret = folder / "env" / "ssh_key"
-    secret.write_text(Path(path.group(1).strip()).read_text("utf-8"), encoding="utf-8")
+    secret.write_text(Path(path.group(1)).read_text("utf-8"), encoding="utf-8")
     secret.chmod(0o600)
     (folder / "env" / "envvars").write_text(
         json.dumps(

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from ansible_collections.gpufleet.deepseek.plugins.plugin_utils._certificate import certificate_info as describe
 
 
 def tls_pair_problems(value: Any, key: Any) -> list[str]:
@@ -22,18 +24,9 @@ def tls_pair_problems(value: Any, key: Any) -> list[str]:
     ]
     if problems:
         return problems
-    try:
-        # An encrypted key must fail, not ask.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(paths["certificate"], paths["key"], password=lambda: "")
-    except ssl.SSLError as exc:
-        if exc.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-            return [f"certificate {paths['certificate']} does not match key {paths['key']}"]
-        return [
-            f"certificate {paths['certificate']} and key {paths['key']} cannot be used as a pair: {exc.reason or exc}"
-        ]
-    except OSError as exc:
-        return [f"certificate {paths['certificate']} and key {paths['key']} cannot be read: {exc}"]
-    return []
+    pem = {kind: Path(path).read_text(encoding="utf-8", errors="replace") for kind, path in paths.items()}
+    found = describe(pem["certificate"], pem["key"])["problems"]
+    return [f"certificate {paths['certificate']} with key {paths['key']}: {problem}" for problem in found]
 
 
 class FilterModule:

@@ -83,7 +83,7 @@ def _key_problem(key_pem: str, leaf: x509.Certificate) -> str:
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
     except TypeError:
-        return "the private key is protected by a passphrase; nginx needs one without"
+        return "the private key is protected by a passphrase; a server needs one without"
     except Exception:  # the library's classes for unreadable keys differ by version
         return "the private key cannot be read; expected one PEM block PRIVATE KEY"
     if _public_bytes(key.public_key()) != _public_bytes(leaf.public_key()):

@@ -16,9 +16,9 @@ ROOT = Path(os.environ.get("GPUFLEET_ROOT") or Path(__file__).resolve().parents[
 RECAP = re.compile(r"^localhost\s*: ok=\d+\s+changed=(\d+)\s+unreachable=\d+\s+failed=(\d+)", re.MULTILINE)
 
 
-def command(*argv: str, seconds: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+def command(*argv: str, seconds: float = 300, cwd: str = str(ROOT), **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds, env={**os.environ, **env}, cwd=ROOT, check=False
+        argv, capture_output=True, text=True, timeout=seconds, env={**os.environ, **env}, cwd=cwd, check=False
     )
 
 
@@ -31,6 +31,23 @@ def cmdlines() -> dict[int, list[str]]:
             except OSError:
                 continue
     return found
+
+
+def descendants(pid: int) -> list[tuple[int, list[str]]]:
+    """A process's children, their children and so on, with their arguments."""
+    parents = {}
+    found = cmdlines()
+    for child in found:
+        try:
+            parents[child] = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    family = {pid}
+    while True:
+        more = {child for child, parent in parents.items() if parent in family} - family
+        if not more:
+            return [(child, found[child]) for child in family - {pid}]
+        family |= more
 
 
 @dataclass
@@ -71,6 +88,10 @@ class Lab:
         done = command("ssh", "-F", str(self.state / "ssh/config"), "-o", "BatchMode=yes", host, *words, seconds=30)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def answers(self, host: str) -> bool:
+        ssh = ("ssh", "-F", str(self.state / "ssh/config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=1")
+        return command(*ssh, host, "true", seconds=30).returncode == 0
 
     def boot_id(self, host: str) -> str:
         """Changes with every boot of a host: the start of its PID 1."""

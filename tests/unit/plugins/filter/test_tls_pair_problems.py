@@ -41,12 +41,12 @@ def test_a_pair_is_fine(pki: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "words"),
     [
-        ("a.crt", "b.key", "does not match"),
+        ("a.crt", "b.key", "does not belong to the certificate"),
         ("a.crt", "missing", "missing does not exist"),
         ("missing", "a.key", "missing does not exist"),
-        ("text", "a.key", "cannot be used as a pair"),
-        ("a.crt", "text", "cannot be used as a pair"),
-        ("a.crt", "locked.key", "cannot be used as a pair"),
+        ("text", "a.key", "no PEM block BEGIN CERTIFICATE"),
+        ("a.crt", "text", "private key cannot be read"),
+        ("a.crt", "locked.key", "protected by a passphrase"),
     ],
 )
 def test_problems_name_the_file(pki: Path, certificate: str, key: str, words: str) -> None:

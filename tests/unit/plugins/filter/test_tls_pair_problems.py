@@ -17,8 +17,7 @@ from ansible_collections.gpufleet.deepseek.plugins.filter.tls_pair_problems impo
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two self-signed pairs and an encrypted key."""
     openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    assert openssl is not None, "openssl: expected in PATH, found nowhere"
     where = tmp_path_factory.mktemp("pki")
 
     def run(*words: str) -> None:

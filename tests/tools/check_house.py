@@ -29,7 +29,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     (r"^(roles|playbooks|molecule)/.*\.yml$", r"\bignore_" + r"errors:", "an error is handled or it stops the play"),
     (r"^(roles|playbooks|plugins|molecule|tests|dev)/", r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", "work left behind"),
     (
-        r"^roles/",
+        r"^roles/.*\.(yml|j2)$",
         r"\bgroups\s*[\[.](?!['\"]all['\"]\])|\bgroups\.get\b",
         "playbooks hand a role its hosts; no role names a group",
     ),

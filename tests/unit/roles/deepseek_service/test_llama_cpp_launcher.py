@@ -160,7 +160,10 @@ def test_drain_waits_for_requests_but_not_for_ever(launcher, config, monkeypatch
     monkeypatch.setattr(launcher, "FLUSH_SECONDS", 0)
     config["drain_seconds"] = 0 if not drained else 30
     left = list(loads)
-    metrics = lambda: f"llamacpp:requests_processing {left.pop(0)}\n"  # noqa: E731
+
+    def metrics():
+        return f"llamacpp:requests_processing {left.pop(0)}\n"
+
     assert launcher.drain(config, metrics, threading.Event()) is drained
     assert (left == []) is drained
 

@@ -62,7 +62,7 @@ class UnavailableError(Exception):
 
 
 def _check_value(name: str, value: object, kind: type, low: float, high: float) -> None:
-    if type(value) is not kind:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name}: expected {kind.__name__}, found {value!r}")
     if kind is int and not low <= t.cast("int", value) <= high:
         raise ConfigError(f"{name}: expected {low:g} to {high:g}, found {value}")

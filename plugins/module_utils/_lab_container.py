@@ -711,8 +711,12 @@ class Containers:
         with contextlib.suppress(OSError):
             found = self.root(host).stat()
             (NSPAWN_RUN / "locks" / f"inode-{found.st_dev}:{found.st_ino}").unlink()
-        with contextlib.suppress(OSError):
-            (NSPAWN_RUN / "propagate" / machine).rmdir()
+        for name in ("propagate", "unix-export"):
+            place = NSPAWN_RUN / name / machine
+            for mount in _lab.mounts_at(place):
+                self.commands.try_("umount", "--lazy", mount.target)
+            with contextlib.suppress(OSError):
+                place.rmdir()
         (self.directory(host) / ".#root.lck").unlink(missing_ok=True)
 
     def stop(self, host: str, seconds: float) -> None:

@@ -4,14 +4,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from ansible.errors import AnsibleParserError
-from ansible.plugins.inventory import BaseInventoryPlugin
-
-from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_inventory
-
 DOCUMENTATION = r"""
 name: lab
 short_description: The hosts of a lab, any number of them
@@ -73,6 +65,14 @@ groups:
     variable: lab_gpu_count
     addresses: [21-29, 100-239]
 """
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin
+
+from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_inventory
 
 
 def running_hosts(directory: Path) -> list[str]:

@@ -94,7 +94,7 @@ class Mount:
 
     def option(self, name: str) -> str | None:
         for item in self.options.split(","):
-            key, _, value = item.partition("=")
+            key, _sign, value = item.partition("=")
             if key == name:
                 return value
         return None
@@ -230,7 +230,7 @@ def lock_holder(path: Path) -> tuple[int, str] | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid, _, note = os.pread(handle, 200, 0).decode(errors="replace").strip().partition(" ")
+            pid, _space, note = os.pread(handle, 200, 0).decode(errors="replace").strip().partition(" ")
             return (int(pid), note) if pid.isdigit() else None
         return None
     finally:
@@ -311,7 +311,7 @@ def _unescape(text: str) -> str:
 def parse_mountinfo(text: str) -> list[Mount]:
     found = []
     for line in text.splitlines():
-        left, _, right = line.partition(" - ")
+        left, _dash, right = line.partition(" - ")
         fields, rest = left.split(" "), right.split(" ")
         if len(fields) < 6 or len(rest) < 3:
             continue

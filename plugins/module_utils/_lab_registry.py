@@ -120,7 +120,7 @@ def _paragraphs(text: str) -> list[dict[str, str]]:
             if name:
                 current[name] += "\n" + line.strip()
         else:
-            name, _, value = line.partition(":")
+            name, _colon, value = line.partition(":")
             name = name.strip().lower()
             current[name] = value.strip()
     return found

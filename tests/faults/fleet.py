@@ -69,7 +69,8 @@ class Fleet:
             cwd=ROOT,
             env=self.environment(),
         )
-        data = json.loads(listing.stdout)
+        # What an inventory plugin computed is marked as no template: {"__ansible_unsafe": value}.
+        data = json.loads(listing.stdout, object_hook=lambda found: found.get("__ansible_unsafe", found))
         self.groups: dict[str, list[str]] = {
             name: sorted(group.get("hosts", [])) for name, group in data.items() if name != "_meta"
         }

@@ -648,20 +648,10 @@ class Checks:
 
         def action(run: Run) -> None:
             scenario = ("--scenario-name", name)
-            play = ROOT / "molecule" / name / "converge.yml"
-            check: list[str | Path] = [
-                self.main.bin("ansible-playbook"),
-                "-i",
-                MOLECULE_INVENTORY,
-                play,
-                "--check",
-                "--diff",
-            ]
-            env = self.main.env(ANSIBLE_INJECT_FACT_VARS="false")
             try:
                 self.molecule(run, suite, "converge", *scenario)
                 self.molecule(run, suite, "idempotence", *scenario)
-                run.cmd(check, env=env, cwd=ROOT)
+                self.molecule(run, suite, "converge", *scenario, "--", "--check", "--diff")
                 expect_unchanged(run, Path(run.log.name))
                 self.molecule(run, suite, "verify", *scenario)
             except Failure:

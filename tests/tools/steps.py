@@ -187,10 +187,14 @@ def telling_lines(path: Path) -> list[str]:
     lines = [line for line in lines if line.strip()]
     if len(lines) <= TAIL_LINES:
         return lines
-    found = [number for number, line in enumerate(lines) if TELLING.search(line) and not QUIET.search(line)]
+    first = {line: number for number, line in reversed(list(enumerate(lines)))}
+    found = [number for line, number in first.items() if TELLING.search(line) and not QUIET.search(line)]
+    found.sort()
     wanted: list[int] = []
     for number in found:
-        wanted += [other for other in range(number, min(number + AFTER, len(lines))) if other not in wanted]
+        # One error after another: each needs only its own line.
+        end_of = next((other for other in found if number < other < number + AFTER), min(number + AFTER, len(lines)))
+        wanted += [other for other in range(number, end_of) if other not in wanted and first[lines[other]] == other]
     end = range(len(lines) - TAIL_LINES // 3, len(lines))
     early = [number for number in wanted if number < end[0]][: TAIL_LINES - len(end)]
     if not early:

@@ -114,6 +114,12 @@ def probe(endpoint: Endpoint, model: str, prompt: str, max_tokens: int, requests
         raise ProbeError(f"/v1/models: expected {result.model}, found {', '.join(result.models)}")
     _json_completion(endpoint, result, prompt, max_tokens)
     _stream_completion(endpoint, result, prompt, max_tokens)
+    measure_peers(endpoint, result, requests, peer_header)
+    return result
+
+
+def measure_peers(endpoint: Endpoint, result: ProbeResult, requests: int, peer_header: str) -> None:
+    """Send requests of one token each and count who answered them, and how."""
     peers: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     for _unused in range(requests):
@@ -123,7 +129,6 @@ def probe(endpoint: Endpoint, model: str, prompt: str, max_tokens: int, requests
         if peer:
             peers[peer] += 1
     result.peers, result.statuses = dict(sorted(peers.items())), dict(sorted(statuses.items()))
-    return result
 
 
 def _ask(endpoint: Endpoint, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:

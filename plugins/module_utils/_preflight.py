@@ -69,12 +69,19 @@ def parse_unit(cgroups: str) -> str:
     return names[-1] if names else ""
 
 
+def _is_wildcard(address: str) -> bool:
+    """Does a socket on this address listen on every address of the host?"""
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:  # a host name, or ss's star, which it prints for both families at once
+        return address == "*"
+
+
 def conflicts(listener: Listener, address: str, port: int) -> bool:
     """Would a new socket on this address and port collide with the listener?"""
     if listener.port != port:
         return False
-    wildcards = ("0.0.0.0", "::")  # noqa: S104
-    return listener.address == address or listener.address in wildcards or address in wildcards
+    return listener.address == address or _is_wildcard(listener.address) or _is_wildcard(address)
 
 
 def resolve(address: str) -> str:

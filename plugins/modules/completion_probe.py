@@ -54,6 +54,12 @@ options:
     description: Allowed absolute difference between a peer's share of the answers and its share of the weights, between 0 and 1.
     type: float
     default: 0.15
+  settle:
+    description:
+      - Seconds after which the shares are measured once more when the first measurement does not fit.
+      - A gateway leaves a peer alone for a while after failures; a peer that has just come back needs that long to get its share.
+    type: int
+    default: 0
   peer_header:
     description: Response header in which the gateway tells an operator which peer answered.
     type: str
@@ -142,6 +148,7 @@ statuses:
   sample: {"200": 20}
 """
 
+import time
 from http.client import HTTPException
 
 from ansible.module_utils.basic import AnsibleModule
@@ -149,6 +156,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.deepseek.plugins.module_utils._completion_probe import (
     Endpoint,
     ProbeError,
+    measure_peers,
     probe,
     share_problems,
 )
@@ -164,10 +172,11 @@ def main() -> None:
             "validate_certs": {"type": "bool", "default": True},
             "model": {"type": "str", "default": ""},
             "prompt": {"type": "str", "default": "Say hello in one short sentence."},
-            "max_tokens": {"type": "int", "default": 32},
+            "max_tokens": {"type": "int", "default": 32, "no_log": False},
             "requests": {"type": "int", "default": 0},
             "weights": {"type": "dict", "default": {}},
             "share_tolerance": {"type": "float", "default": 0.15},
+            "settle": {"type": "int", "default": 0},
             "peer_header": {"type": "str", "default": "X-Gateway-Peer"},
             "timeout": {"type": "int", "default": 60},
         },
@@ -175,8 +184,16 @@ def main() -> None:
     )
     p = module.params
     endpoint = Endpoint(p["url"].rstrip("/"), p["api_key"], p["ca_pem"], p["validate_certs"], float(p["timeout"]))
+    weights = {name: int(weight) for name, weight in p["weights"].items()}
+    shares: list[str] = []
     try:
         result = probe(endpoint, p["model"], p["prompt"], p["max_tokens"], p["requests"], p["peer_header"])
+        if weights and p["requests"]:
+            shares = share_problems(result.peers, weights, p["share_tolerance"])
+            if shares and p["settle"]:
+                time.sleep(p["settle"])
+                measure_peers(endpoint, result, p["requests"], p["peer_header"])
+                shares = share_problems(result.peers, weights, p["share_tolerance"])
     except (ProbeError, OSError, HTTPException) as exc:
         module.fail_json(msg=f"{p['url']}: {exc}", problems=[f"{p['url']}: {exc}"], failed=True)
     problems = [
@@ -184,9 +201,7 @@ def main() -> None:
         for status, n in result.statuses.items()
         if status != "200"
     ]
-    if p["weights"] and p["requests"]:
-        weights = {name: int(weight) for name, weight in p["weights"].items()}
-        problems += share_problems(result.peers, weights, p["share_tolerance"])
+    problems += shares
     if problems:
         module.fail_json(msg=f"{p['url']}: " + "; ".join(problems), problems=problems, failed=True, **result.as_dict())
     module.exit_json(changed=False, failed=False, problems=[], **result.as_dict())

@@ -113,7 +113,8 @@ def validate(module: AnsibleModule, staged: Path, root: Path) -> None:
         if rc != 0:
             said = " ".join((err.strip() or out.strip()).replace(str(staged), str(root)).split())
             module.fail_json(
-                msg=f"{root}: the new files were refused and nothing was changed. {Path(argv[0]).name} said: {said}", rc=rc
+                msg=f"{root}: the new files were refused and nothing was changed. {Path(argv[0]).name} said: {said}",
+                rc=rc,
             )
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from labtools import ROOT, Lab, cmdlines, command, descendants
@@ -384,7 +385,7 @@ def test_a_missing_program(lab: Lab, tmp_path: Path) -> None:
 
 def test_not_root(lab: Lab, tmp_path: Path) -> None:
     words = " ".join(f"'{word}'" for word in lab.argv("lab_up"))
-    env = {
+    env: dict[str, Any] = {
         "HOME": "/tmp",
         "ANSIBLE_LOCAL_TEMP": "/tmp/gftest-nobody",
         "ANSIBLE_REMOTE_TEMP": "/tmp/gftest-nobody",

@@ -51,9 +51,13 @@ def sh(script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+SUITES = ["bookworm", "trixie"]
+
+
+@pytest.fixture(scope="module", params=SUITES)
 def machine(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Machine]:
-    suite, number = request.param, 2 + request.param_index
+    suite = request.param
+    number = 2 + SUITES.index(suite)
     lab.up("--tags", "lab_preflight,lab_install", "-e", f"lab_image_suite={suite}")
     images = sorted(
         Path("/var/cache/gpufleet-lab/images").glob(f"{suite}-*/image.json"), key=lambda path: path.stat().st_mtime

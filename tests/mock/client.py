@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """A client for tests of a gateway: standard library only. Prints one JSON object.
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """A mock OpenAI-style engine for tests: standard library only, says "mock" in every answer.
 

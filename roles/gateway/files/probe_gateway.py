@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Ask a gateway, on its own host, what a client would ask, and see which engines can be reached.
 
@@ -69,7 +68,7 @@ def check_listener(wanted: dict[str, Any]) -> tuple[list[str], str]:
 
 def check_running(wanted: dict[str, Any]) -> list[str]:
     """Whether the running nginx has the wanted configuration, its peers included."""
-    host, _, port = wanted["status"].rpartition(":")
+    host, _colon, port = wanted["status"].rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=5)
     try:
         _status, headers, _body = ask(connection, "/running")

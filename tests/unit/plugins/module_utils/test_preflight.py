@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ TCP6 = """\
 """
 
 
-def test_listeners_of_both_families():
+def test_listeners_of_both_families() -> None:
     assert preflight.parse_listeners(TCP) == [
         preflight.Listener("10.99.0.31", 8000, "40211"),
         preflight.Listener("127.0.0.1", 22, "40212"),
@@ -48,7 +50,7 @@ def test_listeners_of_both_families():
         ("127.0.0.1", "0.0.0.0", 8000, True),
     ],
 )
-def test_conflicts(held, address, port, expected):
+def test_conflicts(held: Any, address: Any, port: Any, expected: Any) -> None:
     assert preflight.conflicts(preflight.Listener(held, 8000, "1"), address, port) is expected
 
 
@@ -63,11 +65,11 @@ def test_conflicts(held, address, port, expected):
         ("0::/\n", ""),
     ],
 )
-def test_unit_of_a_process(text, unit):
+def test_unit_of_a_process(text: Any, unit: Any) -> None:
     assert preflight.parse_unit(text) == unit
 
 
-def test_a_real_listener_is_found_with_its_process():
+def test_a_real_listener_is_found_with_its_process() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -78,7 +80,7 @@ def test_a_real_listener_is_found_with_its_process():
     assert preflight.check_port("localhost", port, "")["held_by"] == []
 
 
-def test_a_holder_that_is_the_unit_itself_does_not_count(monkeypatch):
+def test_a_holder_that_is_the_unit_itself_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "listeners", lambda: [preflight.Listener("127.0.0.1", 8000, "9")])
     monkeypatch.setattr(preflight, "holders", lambda inodes: {"9": preflight.Holder(7, "python", "mine.service")})
     assert preflight.check_port("127.0.0.1", 8000, "mine.service")["held_by"] == []
@@ -87,16 +89,16 @@ def test_a_holder_that_is_the_unit_itself_does_not_count(monkeypatch):
     ]
 
 
-def test_an_address_of_another_host():
+def test_an_address_of_another_host() -> None:
     assert preflight.check_port("192.0.2.1", 8000, "")["local"] is False
 
 
-def test_a_name_that_nobody_knows():
+def test_a_name_that_nobody_knows() -> None:
     with pytest.raises(preflight.PreflightError, match="neither an IP address nor a name"):
         preflight.resolve("no-such-host.invalid")
 
 
-def test_space_is_added_up_per_file_system(tmp_path):
+def test_space_is_added_up_per_file_system(tmp_path: Path) -> None:
     present = tmp_path / "there"
     present.write_bytes(b"1234")
     wants = [
@@ -111,13 +113,13 @@ def test_space_is_added_up_per_file_system(tmp_path):
     assert disk["paths"] == [str(tmp_path / "a" / "b"), str(tmp_path / "c"), str(tmp_path)]
 
 
-def test_a_file_of_another_size_is_not_there(tmp_path):
+def test_a_file_of_another_size_is_not_there(tmp_path: Path) -> None:
     present = tmp_path / "there"
     present.write_bytes(b"1234")
     want = {"path": str(tmp_path), "bytes": 40, "unless_exists": str(present), "unless_size": 5}
     assert preflight.check_space([want])[0]["wanted_bytes"] == 40
 
 
-def test_too_little_space(tmp_path):
+def test_too_little_space(tmp_path: Path) -> None:
     (disk,) = preflight.check_space([{"path": str(tmp_path), "bytes": 1 << 60}])
     assert disk["enough"] is False

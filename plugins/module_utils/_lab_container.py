@@ -253,7 +253,7 @@ class Containers:
             names.add(mount.target.removeprefix(prefix).split("/")[0])
         for item in _lab.processes():
             for argument in item.argv:
-                if argument.startswith(f"--directory={prefix}"):
+                if argument.startswith(f"--directory={prefix}") and _lab.is_ours(item.pid):
                     names.add(argument.removeprefix(f"--directory={prefix}").split("/")[0])
         return sorted(names)
 
@@ -271,7 +271,7 @@ class Containers:
             seen = Seen(record=self.record(host.name), roots=_lab.mounts_at(self.root(host.name), table))
             marker = f"--directory={self.root(host.name)}"
             for item in procs:
-                if marker in item.argv:
+                if marker in item.argv and _lab.is_ours(item.pid):
                     name = os.path.basename(item.argv[0])
                     if name == "systemd-nspawn":
                         seen.nspawn.append(item.pid)
@@ -300,10 +300,10 @@ class Containers:
         rc, out, _err = self._inside(seen.leader, "ip", "-json", "-4", "route", "show", "default")
         if rc == 0:
             seen.default_route = default_route_of(out)
-        for link in links:
-            if link.get("ifindex") == seen.peer:
-                seen.peer_master = str(link.get("master", ""))
-                seen.peer_up = "UP" in link.get("flags", [])
+        link = _lab.uplink_of(links, seen.peer)
+        if link is not None:
+            seen.peer_master = str(link.get("master", ""))
+            seen.peer_up = "UP" in link.get("flags", [])
 
     def _network_good(self, host: _lab.HostSpec, seen: Seen) -> bool:
         prefix = _lab.network_of(self.options.subnet).prefixlen
@@ -598,10 +598,10 @@ class Containers:
             return
         prefix = _lab.network_of(self.options.subnet).prefixlen
         links = json.loads(self.commands("ip", "-json", "link", "show") or "[]")
-        name = next((str(link["ifname"]) for link in links if link.get("ifindex") == seen.peer), "")
-        if not name:
+        link = _lab.uplink_of(links, seen.peer)
+        if link is None:
             raise _lab.LabError("its network link is gone.")
-        self.commands("ip", "link", "set", "dev", name, "master", self.options.bridge, "up")
+        self.commands("ip", "link", "set", "dev", str(link["ifname"]), "master", self.options.bridge, "up")
         wanted = f"{host.address}/{prefix}"
         for argv in (
             *(("ip", "addr", "del", old, "dev", LINK) for old in seen.addresses if old != wanted),
@@ -760,7 +760,11 @@ class Containers:
     def close_connections(self) -> None:
         """End ssh's shared connections to this lab's hosts: after a reboot they lead nowhere."""
         marker = f"ssh: {self.lab.control_dir}/"
-        found = [item.pid for item in _lab.processes() if item.argv and item.argv[0].startswith(marker)]
+        found = [
+            item.pid
+            for item in _lab.processes()
+            if item.argv and item.argv[0].startswith(marker) and _lab.is_ours(item.pid)
+        ]
         for pid in found:
             _lab.end(pid, signal.SIGTERM)
         for pid in _lab.wait_gone(found, 2):

@@ -670,3 +670,20 @@ def test_the_hosts_that_run_count() -> None:
     group = _lab_inventory.parse_group("gpu_hosts", GROUP)
     assert _lab_inventory.running_count(group, ["gw1", "gpu1", "gpu12", "gpux"]) == 12
     assert _lab_inventory.running_count(group, []) == 0
+
+
+def test_the_end_of_a_cable_is_never_the_way_out_of_the_machine() -> None:
+    """The same index is another link in another network namespace: eth0 once ended up on the bridge."""
+    links = [
+        {"ifindex": 4, "ifname": "eth0"},
+        {"ifindex": 5, "ifname": "vb-not-a-pair"},
+        {"ifindex": 6, "ifname": "veth0", "link_netnsid": 1},
+        {"ifindex": 7, "ifname": "vb-gpufleet-gw1", "link_netnsid": 1},
+    ]
+    assert [_lab.uplink_of(links, index) for index in (0, 4, 5, 6)] == [None] * 4
+    assert _lab.uplink_of(links, 7) == links[3]
+
+
+def test_only_processes_of_this_namespace_are_ours() -> None:
+    assert _lab.is_ours(os.getpid())
+    assert not _lab.is_ours(2**22 + 1), "no such process"

@@ -12,9 +12,12 @@ import tempfile
 from pathlib import Path
 
 from environments import CACHE, Environment, find_pythons
-from steps import Failure, Run
+from steps import Failure, Run, Stopped
 
 HOME = CACHE / "ansible-test" / "home"
+
+# How pip says that it could not reach its index, and ansible-test that it gave up.
+STUMBLED = re.compile(r"after connection broken by .*A command failed with status", re.DOTALL)
 
 # ansible-test makes its own virtual environments without pip and fetches a bootstrap script for it. Python has one on
 # board; this stands where ansible-test keeps the fetched script, and takes the same arguments.
@@ -80,14 +83,25 @@ def test_environment(environment: Environment) -> dict[str, str]:
 
 
 def call(environment: Environment, artifact: Path, run: Run, *words: str) -> None:
-    """Run ansible-test in a fresh copy of the installed artifact.
+    """Run ansible-test in a fresh copy of the installed artifact; again when it was a package index that stumbled.
 
     The copy is outside the checkout: below a git repository ansible-test would only see what that repository tracks.
     """
-    with tempfile.TemporaryDirectory(prefix="gpufleet-ansible-test-") as folder:
-        shutil.copytree(artifact, Path(folder) / "ansible_collections", symlinks=True)
-        where = Path(folder) / "ansible_collections" / "gpufleet" / "deepseek"
-        argv: list[str | Path] = [environment.bin("ansible-test"), *words, "--color", "no"]
-        run.cmd(argv, env=test_environment(environment), cwd=where)
-    if "All targets skipped" in Path(run.log.name).read_text("utf-8", "replace"):
+    log = Path(run.log.name)
+    argv: list[str | Path] = [environment.bin("ansible-test"), *words, "--color", "no"]
+    for pause in (20.0, 60.0, 0.0):
+        seen = log.stat().st_size
+        with tempfile.TemporaryDirectory(prefix="gpufleet-ansible-test-") as folder:
+            shutil.copytree(artifact, Path(folder) / "ansible_collections", symlinks=True)
+            where = Path(folder) / "ansible_collections" / "gpufleet" / "deepseek"
+            code = run.cmd(argv, env=test_environment(environment), cwd=where, check=False)
+        said = log.read_bytes()[seen:].decode("utf-8", "replace")
+        if not code:
+            break
+        if not pause or not STUMBLED.search(said):
+            raise Failure(f"exit {code}: ansible-test {' '.join(words)}")
+        run.say(f"the package index stumbled; again in {pause:.0f} s")
+        if run.stop.wait(pause):
+            raise Stopped
+    if "All targets skipped" in said:
         raise Failure("ansible-test found nothing to test")

@@ -9,6 +9,7 @@ PRIVATE to the collection: no user outside of it, may change in any release.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -153,13 +154,22 @@ def reap_builders(partial: Path) -> None:
 
 
 def remove_partial(partial: Path, commands: _lab.Commands) -> None:
-    reap_builders(partial)
-    for mount in _lab.mounts_below(partial):
-        commands.try_("umount", "--lazy", mount.target)
-    if _lab.mounts_below(partial):
-        raise _lab.LabError(f"Something is still mounted below {partial}: unmount it, then run this again.")
-    if partial.exists():
-        shutil.rmtree(partial)
+    # A helper of the killed build, such as the one that unpacks, can outlive it for a moment and write while we remove.
+    for attempt in range(20):
+        reap_builders(partial)
+        for mount in _lab.mounts_below(partial):
+            commands.try_("umount", "--lazy", mount.target)
+        if _lab.mounts_below(partial):
+            raise _lab.LabError(f"Something is still mounted below {partial}: unmount it, then run this again.")
+        try:
+            if partial.exists():
+                shutil.rmtree(partial)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT) or attempt == 19:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 def build(

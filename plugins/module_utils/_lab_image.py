@@ -25,6 +25,10 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils._lab_registry im
 
 # Part of the key: a new number makes new images.
 RECIPE = 2
+# What timeout(1) says when it had to end a command.
+TIMED_OUT = (124, 137)
+# Every process of a build has this in its environment, with the build's directory.
+BUILD_MARK = "GPUFLEET_LAB_BUILD"
 # Package lists in a new image count as this old: roles that take lists of a day read them again after a few hours, before
 # the archive has moved on too far.
 LISTS_AGE = 20 * 3600
@@ -89,8 +93,11 @@ def is_complete(directory: Path) -> bool:
     return (directory / "image.json").is_file()
 
 
-def build_argv(image: Image, target: Path, sources: Sequence[str], seed: Path) -> list[str]:
+def build_argv(image: Image, target: Path, sources: Sequence[str], seed: Path, seconds: int) -> list[str]:
     return [
+        "timeout",
+        "--kill-after=10",
+        str(seconds),
         "mmdebstrap",
         "--mode=root",
         "--variant=apt",
@@ -132,25 +139,28 @@ def finish(root: Path) -> None:
     os.utime(root / "var/lib/apt/lists", (then, then))
 
 
+def is_builder(pid: int, partial: Path) -> bool:
+    """A process of a build in this directory: it says so in its environment, or works inside."""
+    with contextlib.suppress(OSError):
+        if f"{BUILD_MARK}={partial}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return True
+    for link in ("root", "cwd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/{link}").startswith(f"{partial}/"):
+                return True
+    return False
+
+
 def reap_builders(partial: Path) -> None:
-    """End what an interrupted build left running in its directory."""
+    """End what an interrupted build left running."""
     for _attempt in range(50):
-        found = []
-        for item in _lab.processes():
-            if item.pid == os.getpid():
-                continue
-            try:
-                root = os.readlink(f"/proc/{item.pid}/root")
-            except OSError:
-                root = "/"
-            own = item.argv[:1] != ("cp",) and any(str(partial) in arg for arg in item.argv)
-            if root.startswith(str(partial)) or (own and "mmdebstrap" in " ".join(item.argv)):
-                found.append(item.pid)
+        found = [item.pid for item in _lab.processes() if item.pid != os.getpid() and is_builder(item.pid, partial)]
         if not found:
             return
         for pid in found:
             _lab.end(pid, signal.SIGKILL)
-        time.sleep(0.1)
+        _lab.wait_gone(found, 2)
+    raise _lab.LabError(f"Processes of an interrupted build in {partial} do not end.")
 
 
 def remove_partial(partial: Path, commands: _lab.Commands) -> None:
@@ -180,6 +190,7 @@ def build(
     *,
     attempts: int,
     delay: float,
+    timeout: int,
     wait: float,
 ) -> bool:
     """Make the image unless it is there; say whether it was made. One builder at a time, whichever lab asks."""
@@ -200,7 +211,8 @@ def build(
             _write_seed(seed, settings)
             sources = _own_keys(keys, settings, image.sources)
             started = time.time()
-            rc, out, err = commands.try_(*build_argv(image, root, sources, seed))
+            argv = build_argv(image, root, sources, seed, timeout)
+            rc, out, err = commands.try_(*argv, env={BUILD_MARK: str(partial)})
             _lab.write_file(lab.images_dir / f"{image.name}.log", f"{out}{err}".encode(), 0o644)
             if rc == 0:
                 break
@@ -209,6 +221,8 @@ def build(
         else:
             remove_partial(partial, commands)
             last = " ".join((err or out).strip().splitlines()[-4:])
+            if rc in TIMED_OUT:
+                last = f"it did not end within {timeout} s; the last it said: {last}"
             raise _lab.LabError(
                 f"mmdebstrap could not make a {image.suite} image in {attempts} attempts: {last}"
                 f" (the whole log: {lab.images_dir / f'{image.name}.log'})"

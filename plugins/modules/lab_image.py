@@ -44,6 +44,11 @@ options:
       - Seconds between two attempts.
     type: float
     default: 5
+  timeout:
+    description:
+      - Seconds one attempt may take before it counts as failed.
+    type: int
+    default: 600
   wait:
     description:
       - Seconds to wait for another build to end.
@@ -112,7 +117,7 @@ def run(module: AnsibleModule, commands: _lab.Commands) -> dict[str, Any]:
     if module.check_mode:
         return {**result, "changed": not _lab_image.is_complete(path)}
     started = time.monotonic()
-    waits = {key: params[key] for key in ("attempts", "delay", "wait")}
+    waits = {key: params[key] for key in ("attempts", "delay", "timeout", "wait")}
     if _lab_image.build(lab, image, settings, commands, **waits):
         return {**result, "changed": True, "seconds": round(time.monotonic() - started, 1)}
     return {**result, "changed": False}
@@ -127,6 +132,7 @@ def main() -> None:
             "packages": {"type": "list", "elements": "str", "default": []},
             "attempts": {"type": "int", "default": 3},
             "delay": {"type": "float", "default": 5},
+            "timeout": {"type": "int", "default": 600},
             "wait": {"type": "float", "default": 900},
         },
         supports_check_mode=True,

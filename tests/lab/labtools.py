@@ -75,7 +75,7 @@ class Lab:
         return int(found[-1][0]), text
 
     def try_play(self, playbook: str, *words: str) -> tuple[int, str]:
-        done = command(*self.argv(playbook, *words), ANSIBLE_NOCOLOR="1")
+        done = command(*self.argv(playbook, *words), seconds=900, ANSIBLE_NOCOLOR="1")
         return done.returncode, done.stdout + done.stderr
 
     def up(self, *words: str) -> int:

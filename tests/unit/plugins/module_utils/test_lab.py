@@ -398,8 +398,8 @@ def test_the_same_ingredients_give_the_same_image() -> None:
 
 
 def test_how_mmdebstrap_is_called(tmp_path: Path) -> None:
-    argv = _lab_image.build_argv(image(), tmp_path / "root", ["deb http://m bookworm main"], tmp_path / "seed")
-    assert argv[0] == "mmdebstrap"
+    argv = _lab_image.build_argv(image(), tmp_path / "root", ["deb http://m bookworm main"], tmp_path / "seed", 600)
+    assert argv[:4] == ["timeout", "--kill-after=10", "600", "mmdebstrap"]
     assert "--include=b,a" in argv
     assert f'--setup-hook=cp -a "{tmp_path}/seed/." "$1/"' in argv
     assert argv[-3:] == ["bookworm", str(tmp_path / "root"), "deb http://m bookworm main"]
@@ -407,12 +407,19 @@ def test_how_mmdebstrap_is_called(tmp_path: Path) -> None:
 
 def test_a_failing_build_is_tried_again_and_leaves_nothing(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lab_image.os, "geteuid", lambda: 0)
-    replies = Replies(mmdebstrap=(25, "", "E: unable to fetch\nE: apt-get failed\n"))
+    replies = Replies(timeout=(25, "", "E: unable to fetch\nE: apt-get failed\n"))
     with pytest.raises(_lab.LabError, match=r"in 2 attempts: E: unable to fetch E: apt-get failed"):
-        _lab_image.build(lab, image(), Settings(), _lab.Commands(replies), attempts=2, delay=0, wait=1)
-    assert [argv[0] for argv in replies.asked].count("mmdebstrap") == 2
+        _lab_image.build(lab, image(), Settings(), _lab.Commands(replies), attempts=2, delay=0, timeout=9, wait=1)
+    assert [argv[0] for argv in replies.asked].count("timeout") == 2
     assert sorted(path.name for path in lab.images_dir.iterdir()) == [".lock", f"{image().name}.log"]
     assert not _lab_image.is_complete(_lab_image.image_dir(lab, image()))
+
+
+def test_a_build_that_hangs_is_ended(lab, monkeypatch):
+    monkeypatch.setattr(_lab_image.os, "geteuid", lambda: 0)
+    commands = _lab.Commands(Replies(timeout=(124, "", "I: downloading packages\n")))
+    with pytest.raises(_lab.LabError, match="it did not end within 9 s; the last it said: I: downloading packages"):
+        _lab_image.build(lab, image(), Settings(), commands, attempts=1, delay=0, timeout=9, wait=1)
 
 
 def test_an_image_in_use_stays(lab: Any) -> None:

@@ -143,15 +143,13 @@ class Fleet:
         return subprocess.run(
             [
                 "ssh",
-                "-i",
-                str(self.state / "ssh" / "id_ed25519"),
-                "-o",
-                f"UserKnownHostsFile={self.state / 'known_hosts'}",
+                "-F",
+                str(self.state / "ssh" / "config"),
                 "-o",
                 "BatchMode=yes",
                 "-o",
                 "ConnectTimeout=5",
-                f"root@{self.vars[host]['ansible_host']}",
+                host,
                 command,
             ],
             check=check,

@@ -415,7 +415,7 @@ def test_a_failing_build_is_tried_again_and_leaves_nothing(lab: Any, monkeypatch
     assert not _lab_image.is_complete(_lab_image.image_dir(lab, image()))
 
 
-def test_a_build_that_hangs_is_ended(lab, monkeypatch):
+def test_a_build_that_hangs_is_ended(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lab_image.os, "geteuid", lambda: 0)
     commands = _lab.Commands(Replies(timeout=(124, "", "I: downloading packages\n")))
     with pytest.raises(_lab.LabError, match="it did not end within 9 s; the last it said: I: downloading packages"):

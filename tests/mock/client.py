@@ -38,10 +38,15 @@ class Client:
 
 
 def load(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    """Non-streaming completions from several threads, each with one connection that it keeps."""
+    """Non-streaming completions from several threads, each with one connection that it keeps.
+
+    A server may close a kept connection at any moment, a reloading nginx does. A request that met the end of a connection
+    that had served others, with no byte of an answer, is sent once more on a new one, as clients do (RFC 9112, 9.3.1);
+    `resent` counts them. Whether an engine had seen such a request is for the test to ask the engines.
+    """
     lock = threading.Lock()
     begin = time.monotonic()
-    state: dict[str, Any] = {"sent": 0}
+    state: dict[str, Any] = {"sent": 0, "resent": 0}
     status: dict[str, int] = {}
     peers: dict[str, int] = {}
     failures: list[dict[str, Any]] = []
@@ -52,6 +57,7 @@ def load(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
     def work(number: int) -> None:
         connection = client.connect()
+        served = 0
         while True:
             with lock:
                 over = state["sent"] >= args.requests if args.requests else time.monotonic() - begin >= args.seconds
@@ -63,9 +69,20 @@ def load(client: Client, args: argparse.Namespace) -> dict[str, Any]:
             peer = ""
             try:
                 headers = {**client.headers, "X-Request-Id": request_id}
-                connection.request("POST", "/v1/chat/completions", body, headers)
-                response = connection.getresponse()
+                try:
+                    connection.request("POST", "/v1/chat/completions", body, headers)
+                    response = connection.getresponse()
+                except (http.client.RemoteDisconnected, ConnectionError, ssl.SSLEOFError):
+                    if not served:
+                        raise
+                    connection.close()
+                    connection, served = client.connect(), 0
+                    with lock:
+                        state["resent"] += 1
+                    connection.request("POST", "/v1/chat/completions", body, headers)
+                    response = connection.getresponse()
                 payload = response.read()
+                served += 1
                 outcome = str(response.status)
                 peer = response.headers.get("X-Gateway-Peer", "")
                 if outcome == "200":
@@ -73,7 +90,7 @@ def load(client: Client, args: argparse.Namespace) -> dict[str, Any]:
             except (OSError, http.client.HTTPException, ValueError) as exc:
                 outcome = type(exc).__name__
                 connection.close()
-                connection = client.connect()
+                connection, served = client.connect(), 0
             took = time.monotonic() - start
             with lock:
                 status[outcome] = status.get(outcome, 0) + 1
@@ -97,6 +114,7 @@ def load(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "requests": count,
         "status": status,
+        "resent": state["resent"],
         "peers": peers,
         "failures": failures[:50],
         "p50_ms": round(1000 * times[count // 2], 1) if count else None,

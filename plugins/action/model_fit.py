@@ -102,16 +102,18 @@ class ActionModule(ActionBase):
         if args["show"]:
             self._display.display("\n" + "\n".join(lines))
         result.update(plan=plan, table=lines)
-        try:
-            for path, text in (
-                (args["report_json"], json.dumps(plan, indent=2, sort_keys=True) + "\n"),
-                (args["report_html"], plan_page(plan)),
-            ):
-                if path:
-                    result["changed"] |= write_report(path, text, bool(self._task.check_mode))
-        except ReportError as exc:
-            result.update(failed=True, msg=str(exc))
-            return result
+        result["reports"] = []
+        for path, text in (
+            (args["report_json"], json.dumps(plan, indent=2, sort_keys=True) + "\n"),
+            (args["report_html"], plan_page(plan)),
+        ):
+            if path:
+                try:
+                    write_report(path, text, bool(self._task.check_mode))
+                    result["reports"].append(path)
+                except ReportError as exc:
+                    # The plan stands without its report, and so does the run that needs the plan.
+                    self._display.warning(str(exc))
         if plan["verdict"] == "refused":
             count = len(plan["refusals"])
             head = f"{model.name} cannot be served as asked for, {count} reason{'s' if count > 1 else ''}; nothing was touched:"

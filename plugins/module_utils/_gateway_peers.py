@@ -153,12 +153,16 @@ def peers_from_inventory(
             problems.append(f"host {host}: expected a host of the inventory, found no such name")
             continue
         reader = _HostReader(str(host), hostvars[host])
+        plan = reader.value("fleet_plan", {})
+        planned = plan.get("peers", {}).get(str(host), {}) if isinstance(plan, t.Mapping) else {}
+        if isinstance(plan, t.Mapping) and plan.get("peers") and not planned:
+            continue  # it works for another host's replica, or stays out
         peers.append(
             {
                 "name": str(host),
                 "address": reader.address(),
                 "port": reader.number("deepseek_service_port", PORTS, port),
-                "weight": reader.number("fleet_weight", WEIGHTS, 1),
+                "weight": reader.number("fleet_weight", WEIGHTS, int(planned.get("weight", 1))),
                 "state": reader.state(),
                 "region": str(reader.value("fleet_region", "default")),
             }

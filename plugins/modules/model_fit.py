@@ -146,13 +146,14 @@ options:
     type: bool
     default: true
 extends_documentation_fragment:
-  - gpufleet.deepseek._attributes.default
+  - gpufleet.deepseek._attributes.info
 attributes:
   action:
     description: Has a corresponding action plugin, so it runs on the controller.
     support: full
 notes:
-  - Changes nothing but the two reports, and these only when their content differs.
+  - The reports are output, as a log is. They do not count as a change, are written when their content differs and not in check mode,
+    and one that cannot be written is a warning.
 seealso:
   - module: gpufleet.deepseek.hardware_info
   - module: gpufleet.deepseek.fleet_homogeneity
@@ -237,6 +238,11 @@ plan:
       returned: when there is a plan
       type: list
       elements: str
+reports:
+  description: The reports that were asked for and could be written.
+  returned: always
+  type: list
+  elements: str
 msg:
   description: One line for each reason of a refusal, or one about the plan.
   returned: always

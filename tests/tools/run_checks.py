@@ -232,6 +232,13 @@ class Checks:
                 "lint: argument specs", self.tool(str(python("python")), tools / "check_argspecs.py"), "lint", 60, needs
             ),
             Step("lint: house rules", self.tool(str(python("python")), tools / "check_house.py"), "lint", 60, needs),
+            Step(
+                "lint: catalogue tables",
+                self.tool("python", tools / "catalogue_tables.py", "--check", PYTHONPATH=str(ROOT / "collections")),
+                "lint",
+                60,
+                needs,
+            ),
             Step("lint: antsibull-docs", self.lint_docs, "lint", 300, needs),
             Step("lint: changelog", self.lint_changelog, "lint", 120, needs),
         ]

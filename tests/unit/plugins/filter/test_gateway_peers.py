@@ -37,6 +37,21 @@ def test_defaults() -> None:
     assert gateway_peers([], {}) == []
 
 
+def test_the_plan_gives_weights_and_leaves_out_who_answers_nothing() -> None:
+    plan = {"peers": {"gpu1": {"weight": 2}, "gpu3": {"weight": 5}}}
+    hostvars: dict[str, dict[str, t.Any]] = {
+        "gpu1": {"fleet_plan": plan},
+        "gpu2": {"fleet_plan": plan},  # the second host of gpu1's replica
+        "gpu3": {"fleet_plan": plan, "fleet_weight": 7},
+        "gpu4": {},  # not part of a run with --limit: it goes on as the inventory says
+    }
+    assert [(peer["name"], peer["weight"]) for peer in gateway_peers(list(hostvars), hostvars)] == [
+        ("gpu1", 2),
+        ("gpu3", 7),
+        ("gpu4", 1),
+    ]
+
+
 def test_order_is_that_of_the_hosts() -> None:
     hostvars: dict[str, dict[str, t.Any]] = {"a": {}, "b": {}}
     assert [peer["name"] for peer in gateway_peers(["b", "a"], hostvars)] == ["b", "a"]

@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
                 "roles": {"type": "dict", "required": True},
                 "required_groups": {"type": "list", "elements": "str", "default": []},
                 "unknown_variables": {"type": "str", "choices": ["fail", "warn", "ignore"], "default": "fail"},
+                "problems": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
             }
         )
         variables = task_vars or {}
@@ -62,6 +63,9 @@ class ActionModule(ActionBase):
             addresses[host] = str(found.get("fleet_address", found.get("ansible_host", host)))
         report.problems.extend(check_addresses(addresses))
 
+        if args["problems"] == "warn":
+            report.warnings += _together(report.problems)
+            report.problems = []
         result.update(
             changed=False,
             failed=bool(report.problems),
@@ -76,6 +80,17 @@ class ActionModule(ActionBase):
             result["hosts"] = roles_of
             result["msg"] = f"{len(roles_of)} hosts checked, no problem"
         return result
+
+
+def _together(problems: list[str]) -> list[str]:
+    """What is wrong with several hosts in the same way, said once."""
+    hosts: dict[str, list[str]] = {}
+    for problem in problems:
+        host, _colon, text = problem.partition(": ")
+        hosts.setdefault(text, []).append(host)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {text}" for text, names in hosts.items()
+    ]
 
 
 def _role_options(root: Path) -> dict[str, dict[str, t.Any]]:

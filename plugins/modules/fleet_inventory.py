@@ -29,6 +29,11 @@ options:
     type: str
     choices: [fail, warn, ignore]
     default: fail
+  problems:
+    description: V(fail) when something is wrong, or V(warn) about it and go on, for an inventory whose hosts are not there yet.
+    type: str
+    choices: [fail, warn]
+    default: fail
 extends_documentation_fragment:
   - gpufleet.deepseek._attributes.info
 attributes:

@@ -39,7 +39,8 @@ def _xids(facts: Facts, wanted: t.Callable[[str | None], bool]) -> list[str] | N
     """The XIDs since boot whose action is wanted, as "79 (0000:07:00.0)"."""
     entries = facts.get("xids")
     if entries is None:
-        return None
+        # Without a GPU there is nobody who could report one, whether the kernel's log can be read or not.
+        return [] if (facts.get("gpu") or {}).get("count") == 0 else None
     found = set()
     for entry in entries:
         if wanted(_ACTION_OF.get(entry.get("xid"))):

@@ -569,3 +569,9 @@ def test_of_long_values_only_what_differs_is_shown() -> None:
     assert contrast({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 4}) == "b=2, c=3; no d"
     assert contrast(list("abcde"), list("abcdf")) == "with e and without f"
     assert contrast(list("abcde"), list("edcba")) == "in another order"
+
+
+def test_a_host_without_gpus_needs_no_kernel_log() -> None:
+    """A container may not read the kernel's log; without a GPU there are no XIDs in it."""
+    assert DERIVED["xid_block"].compute({"gpu": {"count": 0}, "xids": None}) == []
+    assert DERIVED["xid_block"].compute({"gpu": {"count": 8}, "xids": None}) is None

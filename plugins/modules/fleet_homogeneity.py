@@ -122,7 +122,7 @@ EXAMPLES = r"""
       - path: gpu.count
         value: 4
       - path: board.bmc_version
-        severity: off
+        severity: "off"
       - path: sysctl["vm.swappiness"]
         severity: warn
         compare: golden

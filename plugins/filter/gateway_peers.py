@@ -15,9 +15,9 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils._gateway_peers i
 )
 
 
-def gateway_peers(hosts: t.Any, hostvars: t.Any, port: int = 8000) -> list[dict[str, t.Any]]:
+def gateway_peers(hosts: t.Any, hostvars: t.Any, port: int = 8000, plan: t.Any = None) -> list[dict[str, t.Any]]:
     """Turn inventory host names into the list that the gateway role wants."""
-    peers, problems = peers_from_inventory(hosts, hostvars, port)
+    peers, problems = peers_from_inventory(hosts, hostvars, port, plan)
     if problems:
         raise AnsibleFilterError(f"gateway_peers: {'; '.join(problems)}")
     return peers

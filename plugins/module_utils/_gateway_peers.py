@@ -135,27 +135,29 @@ class _HostReader:
 
 
 def peers_from_inventory(
-    hosts: t.Any, hostvars: t.Mapping[str, t.Any], port: int
+    hosts: t.Any, hostvars: t.Mapping[str, t.Any], port: int, plan: t.Any = None
 ) -> tuple[list[dict[str, t.Any]], list[str]]:
     """Make the peers from the variables of the hosts that run an engine.
 
     :arg hosts: inventory names, in the order wanted.
     :arg hostvars: variables by host; a host's variables resolve their templates when they are read.
     :arg port: port of a host that does not set C(deepseek_service_port).
+    :arg plan: fleet_plan of the gateway: ``peers`` with a weight for each host that answers, ``hosts`` that it was made for.
     :returns: the peers, and a sentence for each problem, naming host, variable, what was expected and what was found.
     """
     problems: list[str] = []
     peers: list[dict[str, t.Any]] = []
     if isinstance(hosts, (str, t.Mapping)) or not isinstance(hosts, t.Sequence):
         return peers, [f"expected a list of inventory host names, found {hosts!r}"]
+    answering: t.Mapping[str, t.Any] = plan.get("peers", {}) if isinstance(plan, t.Mapping) else {}
+    planned_for = set(plan.get("hosts", [])) if isinstance(plan, t.Mapping) else set()
     for host in hosts:
         if host not in hostvars:
             problems.append(f"host {host}: expected a host of the inventory, found no such name")
             continue
         reader = _HostReader(str(host), hostvars[host])
-        plan = reader.value("fleet_plan", {})
-        planned = plan.get("peers", {}).get(str(host), {}) if isinstance(plan, t.Mapping) else {}
-        if isinstance(plan, t.Mapping) and plan.get("peers") and not planned:
+        planned = answering.get(str(host), {})
+        if not planned and host in planned_for:
             continue  # it works for another host's replica, or stays out
         peers.append(
             {

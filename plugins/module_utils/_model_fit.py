@@ -645,6 +645,7 @@ def _describe(
     return {
         "schema": SCHEMA,
         "verdict": "ok",
+        "hosts": [host.name for host in hosts],
         "model": {
             "name": model.name,
             "family": model.family,

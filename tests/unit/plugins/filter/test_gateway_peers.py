@@ -38,18 +38,16 @@ def test_defaults() -> None:
 
 
 def test_the_plan_gives_weights_and_leaves_out_who_answers_nothing() -> None:
-    plan = {"peers": {"gpu1": {"weight": 2}, "gpu3": {"weight": 5}}}
+    plan = {"peers": {"gpu1": {"weight": 2}, "gpu3": {"weight": 5}}, "hosts": ["gpu1", "gpu2", "gpu3"]}
     hostvars: dict[str, dict[str, t.Any]] = {
-        "gpu1": {"fleet_plan": plan},
-        "gpu2": {"fleet_plan": plan},  # the second host of gpu1's replica
-        "gpu3": {"fleet_plan": plan, "fleet_weight": 7},
-        "gpu4": {},  # not part of a run with --limit: it goes on as the inventory says
+        "gpu1": {},
+        "gpu2": {},  # the second host of gpu1's replica
+        "gpu3": {"fleet_weight": 7},
+        "gpu4": {},  # newer than the plan: it goes on as the inventory says
     }
-    assert [(peer["name"], peer["weight"]) for peer in gateway_peers(list(hostvars), hostvars)] == [
-        ("gpu1", 2),
-        ("gpu3", 7),
-        ("gpu4", 1),
-    ]
+    peers = gateway_peers(list(hostvars), hostvars, plan=plan)
+    assert [(peer["name"], peer["weight"]) for peer in peers] == [("gpu1", 2), ("gpu3", 7), ("gpu4", 1)]
+    assert len(gateway_peers(list(hostvars), hostvars, plan={})) == 4
 
 
 def test_order_is_that_of_the_hosts() -> None:

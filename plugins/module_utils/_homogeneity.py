@@ -11,6 +11,7 @@ different value is judged once. Ten thousand equal hosts cost ten thousand dicti
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import typing as t
 from collections import Counter
@@ -641,7 +642,7 @@ def golden_data(result: Comparison, group_by: t.Sequence[str]) -> dict[str, t.An
         values = {
             path: value
             for path, value in sorted(result.majorities[group].items())
-            if value is not None and value == value
+            if value is not None and not (isinstance(value, float) and math.isnan(value))
         }
         groups[group] = json.loads(json.dumps(values, default=str))
     return {

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import typing as t
 from dataclasses import dataclass, field
 
@@ -133,7 +134,7 @@ def _keys(values: list[t.Any]) -> tuple[list[Key], dict[Key, t.Any], int]:
             kinds = {_kind(kind) for kind in set(map(type, values))}
     if kinds <= {"plain", "float", "null"}:
         different = set(values)
-        if "float" not in kinds or all(value == value for value in different):
+        if "float" not in kinds or not any(isinstance(value, float) and math.isnan(value) for value in different):
             return values, {value: value for value in different}, missing
     if kinds <= {"bool", "null"}:
         return [BOOLS[value] for value in values], {key: value for value, key in BOOLS.items()}, missing

@@ -31,7 +31,8 @@ _BLOCKING = ("reset the GPU", "restart the host", "contact the vendor")
 
 # Words of a kernel command line that differ between equal hosts: where the root file system is, which image was booted, addresses, names.
 _OWN_WORDS = re.compile(
-    r"^(BOOT_IMAGE|initrd|root|rootfstype|resume|resume_offset|ip|BOOTIF|hostname|systemd\.hostname|systemd\.machine_id|rd\.\w[\w.]*(uuid|lv)|ds|cloud-init\S*)="
+    r"^(BOOT_IMAGE|initrd|root|rootfstype|resume|resume_offset|ip|BOOTIF|hostname|systemd\.hostname|systemd\.machine_id"
+    r"|rd\.\w[\w.]*(uuid|lv)|ds|cloud-init\S*)="
 )
 
 

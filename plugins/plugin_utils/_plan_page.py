@@ -194,16 +194,16 @@ def _bar(kind: Plan) -> str:
     memory = dict(kind["memory_per_device"])
     memory["working_gib"] = memory["activations_gib"] + memory["runtime_gib"]
     total = memory["total_gib"]
-    bar, legend = [], []
+    pieces, legend = [], []
     for key, words, colour in _PARTS:
         share = 100 * memory[key] / total
         text = f"{memory[key]:.1f}" if share > 5 else ""
         last = ' class="last"' if key == "free_gib" else ""
-        bar.append(f'<div{last} style="width:{share:.2f}%;background:var({colour})" title="{words}">{text}</div>')
+        pieces.append(f'<div{last} style="width:{share:.2f}%;background:var({colour})" title="{words}">{text}</div>')
         legend.append(f'<span><i style="background:var({colour})"></i>{words} {memory[key]:.1f} GiB</span>')
     tokens = f"{kind['kv_cache_tokens']:,}"
     return (
-        f"<h3>{escape(kind['device']['name'])}, {total:.1f} GiB</h3><div class=bar>{''.join(bar)}</div><div class=legend>{''.join(legend)}</div>"
+        f"<h3>{escape(kind['device']['name'])}, {total:.1f} GiB</h3><div class=bar>{''.join(pieces)}</div><div class=legend>{''.join(legend)}</div>"
         f"<p class=soft>The KV cache of a replica holds {tokens} tokens: {kind['sequences']['typical']} typical requests at a time, "
         f"{kind['sequences']['full_context']} of the longest.</p>"
     )

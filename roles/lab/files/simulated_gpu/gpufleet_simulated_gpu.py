@@ -553,7 +553,9 @@ class Arguments(argparse.ArgumentParser):
 
 def parser() -> Arguments:
     """The command line."""
-    options = Arguments(prog="gpufleet-simulated-gpu", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    options = Arguments(
+        prog="gpufleet-simulated-gpu", description=__doc__.split("\n\n", maxsplit=1)[0], allow_abbrev=False
+    )
     commands = options.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wide = argparse.RawDescriptionHelpFormatter
     faults = "faults:\n" + "\n".join(

@@ -1125,11 +1125,11 @@ def show_version(state: dict[str, Any]) -> int:
 def show_table(state: dict[str, Any], gpus: list[Gpu]) -> int:
     """What one sees without arguments."""
     driver = state["driver"]
-    bar = f"+{'-' * 41}+{'-' * 24}+{'-' * 22}+"
+    rule = f"+{'-' * 41}+{'-' * 24}+{'-' * 22}+"
     print(f"{clock_time()}       \n{NOTICE}\n+{'-' * 89}+")
     version = driver["version"]
     print(f"| NVIDIA-SMI {version:<23}Driver Version: {version:<15}CUDA Version: {driver['cuda']:<9}|")
-    print(f"|{bar[1:-1]}|")
+    print(f"|{rule[1:-1]}|")
     print("| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |")
     print("| Fan  Temp   Perf          Pwr:Usage/Cap |           Memory-Usage | GPU-Util  Compute M. |")
     print(f"|{'':41}|{'':24}|               MIG M. |")
@@ -1148,7 +1148,7 @@ def show_table(state: dict[str, Any], gpus: list[Gpu]) -> int:
         print(f"|{gpu.index:>4}  {product['name']:<31}{mode:<3} |   {gpu.bus_id} Off |{errors:>21} |")
         left = f"{'N/A':>4} {degrees:>5}    {'P0':<2}{draw:>16} /{product['power_w']['default']:>5}W "
         print(f"|{left}|{0:>8}MiB /{product['memory_mib']:>7}MiB |{util:>8}{'Default':>13} |")
-        print(f"|{'':41}|{'':24}|{mig:>21} |\n{bar}")
+        print(f"|{'':41}|{'':24}|{mig:>21} |\n{rule}")
     print(f"{'':89}\n+{'-' * 89}+")
     print(f"| {'Processes:':<88}|")
     print("|  GPU   GI   CI        PID   Type   Process name                              GPU Memory |")

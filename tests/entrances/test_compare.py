@@ -14,10 +14,7 @@ import yaml
 
 from ansible_collections.gpufleet.deepseek.tests.unit.plugins.module_utils.homogeneity_fleet import Facts, fleet
 
-ROOT = Path(__file__).resolve().parents[4]
-# Installed, or a checkout, where the collection's place is a link.
-COLLECTIONS = ROOT.parents[2] if ROOT.parents[1].name == "ansible_collections" else ROOT / "collections"
-
+COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
 
 Result = dict[str, t.Any]
 

@@ -10,17 +10,26 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.gpufleet.deepseek.plugins.module_utils._gateway_peers import (
+    answering_hosts,
     peer_problems,
     peers_from_inventory,
 )
 
 
-def gateway_peers(hosts: t.Any, hostvars: t.Any, port: int = 8000, plan: t.Any = None) -> list[dict[str, t.Any]]:
+def gateway_peers(hosts: t.Any, hostvars: t.Any, port: int = 8000) -> list[dict[str, t.Any]]:
     """Turn inventory host names into the list that the gateway role wants."""
-    peers, problems = peers_from_inventory(hosts, hostvars, port, plan)
+    peers, problems = peers_from_inventory(hosts, hostvars, port)
     if problems:
         raise AnsibleFilterError(f"gateway_peers: {'; '.join(problems)}")
     return peers
+
+
+def gateway_peer_hosts(hosts: t.Any, plan: t.Any) -> list[dict[str, t.Any]]:
+    """Choose the hosts that answer requests according to a plan."""
+    try:
+        return answering_hosts(hosts, plan)
+    except ValueError as exc:
+        raise AnsibleFilterError(f"gateway_peer_hosts: {exc}") from exc
 
 
 def gateway_peer_problems(given: t.Any, hostvars: t.Any = None) -> list[str]:
@@ -33,4 +42,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Filters by name."""
-        return {"gateway_peers": gateway_peers, "gateway_peer_problems": gateway_peer_problems}
+        return {
+            "gateway_peers": gateway_peers,
+            "gateway_peer_hosts": gateway_peer_hosts,
+            "gateway_peer_problems": gateway_peer_problems,
+        }

@@ -134,37 +134,55 @@ class _HostReader:
         self.problems.append(f"host {self.host}: {name}: expected {expected}, found {found}")
 
 
+def answering_hosts(hosts: t.Any, plan: t.Any) -> list[dict[str, t.Any]]:
+    """The hosts that answer requests according to a plan, each with the weight that the plan gives it.
+
+    :arg hosts: inventory names.
+    :arg plan: fleet_plan: ``peers`` with a weight for each host that answers, ``hosts`` that it was made for; may be empty.
+    :returns: ``name`` and ``weight`` of each host, in the order of hosts. A host that the plan covers and that is not among its peers is left
+        out: it works for another host's replica, or stays out. One that the plan does not cover has the weight 1.
+    :raises ValueError: hosts is no list of names, or plan no mapping.
+    """
+    if isinstance(hosts, (str, t.Mapping)) or not isinstance(hosts, t.Sequence):
+        raise ValueError(f"expected a list of inventory host names, found {hosts!r}")
+    if not isinstance(plan, t.Mapping):
+        raise ValueError(f"expected a plan, which is a mapping, found {plan!r}")
+    planned = plan.get("peers", {})
+    covered = set(plan.get("hosts", []))
+    return [
+        {"name": str(host), "weight": int(planned.get(host, {}).get("weight", 1))}
+        for host in hosts
+        if host in planned or host not in covered
+    ]
+
+
 def peers_from_inventory(
-    hosts: t.Any, hostvars: t.Mapping[str, t.Any], port: int, plan: t.Any = None
+    hosts: t.Any, hostvars: t.Mapping[str, t.Any], port: int
 ) -> tuple[list[dict[str, t.Any]], list[str]]:
     """Make the peers from the variables of the hosts that run an engine.
 
-    :arg hosts: inventory names, in the order wanted.
+    :arg hosts: inventory names, or mappings with C(name) and the C(weight) of a host that does not set C(fleet_weight), in the order wanted.
     :arg hostvars: variables by host; a host's variables resolve their templates when they are read.
     :arg port: port of a host that does not set C(deepseek_service_port).
-    :arg plan: fleet_plan of the gateway: ``peers`` with a weight for each host that answers, ``hosts`` that it was made for.
     :returns: the peers, and a sentence for each problem, naming host, variable, what was expected and what was found.
     """
     problems: list[str] = []
     peers: list[dict[str, t.Any]] = []
     if isinstance(hosts, (str, t.Mapping)) or not isinstance(hosts, t.Sequence):
         return peers, [f"expected a list of inventory host names, found {hosts!r}"]
-    answering: t.Mapping[str, t.Any] = plan.get("peers", {}) if isinstance(plan, t.Mapping) else {}
-    planned_for = set(plan.get("hosts", [])) if isinstance(plan, t.Mapping) else set()
-    for host in hosts:
+    for item in hosts:
+        host = str(item.get("name", "")) if isinstance(item, t.Mapping) else item
         if host not in hostvars:
             problems.append(f"host {host}: expected a host of the inventory, found no such name")
             continue
         reader = _HostReader(str(host), hostvars[host])
-        planned = answering.get(str(host), {})
-        if not planned and host in planned_for:
-            continue  # it works for another host's replica, or stays out
+        weight = int(item.get("weight", 1)) if isinstance(item, t.Mapping) else 1
         peers.append(
             {
                 "name": str(host),
                 "address": reader.address(),
                 "port": reader.number("deepseek_service_port", PORTS, port),
-                "weight": reader.number("fleet_weight", WEIGHTS, int(planned.get("weight", 1))),
+                "weight": reader.number("fleet_weight", WEIGHTS, weight),
                 "state": reader.state(),
                 "region": str(reader.value("fleet_region", "default")),
             }

@@ -59,10 +59,9 @@ def machine(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Machine]:
     suite = request.param
     number = 2 + SUITES.index(suite)
     lab.up("--tags", "lab_preflight,lab_install", "-e", f"lab_image_suite={suite}")
-    images = sorted(
-        Path("/var/cache/gpufleet-lab/images").glob(f"{suite}-*/image.json"), key=lambda path: path.stat().st_mtime
-    )
-    image = images[-1].parent / "rootfs"
+    # SUITE-DIGEST is an image of container hosts; images of other kinds have the kind's name between the two.
+    images = Path("/var/cache/gpufleet-lab/images").glob(f"{suite}-{'[0-9a-f]' * 12}/image.json")
+    image = max(images, key=lambda path: path.stat().st_mtime).parent / "rootfs"
     place = Path(f"/var/tmp/gftest-machine-{suite}")
     name, address = f"gfmachine-{suite}", f"{SUBNET}.{number}"
     stop(place, name)

@@ -10,6 +10,7 @@ from ansible_collections.gpufleet.deepseek.plugins.filter.gateway_peers import F
 from ansible_collections.gpufleet.deepseek.plugins.module_utils._gateway_peers import is_address, whole_number
 
 problems: t.Callable[..., list[str]] = FilterModule().filters()["gateway_peer_problems"]
+answering: t.Callable[..., list[dict[str, t.Any]]] = FilterModule().filters()["gateway_peer_hosts"]
 
 GPU1 = {"fleet_address": "10.0.1.1", "fleet_weight": 3, "fleet_region": "eu", "deepseek_service_port": 8100}
 
@@ -45,9 +46,22 @@ def test_the_plan_gives_weights_and_leaves_out_who_answers_nothing() -> None:
         "gpu3": {"fleet_weight": 7},
         "gpu4": {},  # newer than the plan: it goes on as the inventory says
     }
-    peers = gateway_peers(list(hostvars), hostvars, plan=plan)
+    peers = gateway_peers(answering(list(hostvars), plan), hostvars)
     assert [(peer["name"], peer["weight"]) for peer in peers] == [("gpu1", 2), ("gpu3", 7), ("gpu4", 1)]
-    assert len(gateway_peers(list(hostvars), hostvars, plan={})) == 4
+    assert len(gateway_peers(answering(list(hostvars), {}), hostvars)) == 4
+
+
+@pytest.mark.parametrize(
+    ("hosts", "plan", "sentence"),
+    [
+        ("gpu1", {}, "gateway_peer_hosts: expected a list of inventory host names, found 'gpu1'"),
+        (["gpu1"], "later", "gateway_peer_hosts: expected a plan, which is a mapping, found 'later'"),
+    ],
+)
+def test_what_is_no_list_and_no_plan(hosts: t.Any, plan: t.Any, sentence: str) -> None:
+    with pytest.raises(AnsibleFilterError) as caught:
+        answering(hosts, plan)
+    assert sentence in str(caught.value)
 
 
 def test_order_is_that_of_the_hosts() -> None:

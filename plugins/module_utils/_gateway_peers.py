@@ -134,6 +134,13 @@ class _HostReader:
         self.problems.append(f"host {self.host}: {name}: expected {expected}, found {found}")
 
 
+def _host_list_problem(hosts: t.Any) -> str:
+    """Why this is no list of hosts; empty when it is one."""
+    if isinstance(hosts, (str, t.Mapping)) or not isinstance(hosts, t.Sequence):
+        return f"expected a list of inventory host names, found {hosts!r}"
+    return ""
+
+
 def answering_hosts(hosts: t.Any, plan: t.Any) -> list[dict[str, t.Any]]:
     """The hosts that answer requests according to a plan, each with the weight that the plan gives it.
 
@@ -143,8 +150,9 @@ def answering_hosts(hosts: t.Any, plan: t.Any) -> list[dict[str, t.Any]]:
         out: it works for another host's replica, or stays out. One that the plan does not cover has the weight 1.
     :raises ValueError: hosts is no list of names, or plan no mapping.
     """
-    if isinstance(hosts, (str, t.Mapping)) or not isinstance(hosts, t.Sequence):
-        raise ValueError(f"expected a list of inventory host names, found {hosts!r}")
+    problem = _host_list_problem(hosts)
+    if problem:
+        raise ValueError(problem)
     if not isinstance(plan, t.Mapping):
         raise ValueError(f"expected a plan, which is a mapping, found {plan!r}")
     planned = plan.get("peers", {})
@@ -168,21 +176,22 @@ def peers_from_inventory(
     """
     problems: list[str] = []
     peers: list[dict[str, t.Any]] = []
-    if isinstance(hosts, (str, t.Mapping)) or not isinstance(hosts, t.Sequence):
-        return peers, [f"expected a list of inventory host names, found {hosts!r}"]
+    problem = _host_list_problem(hosts)
+    if problem:
+        return peers, [problem]
     for item in hosts:
-        host = str(item.get("name", "")) if isinstance(item, t.Mapping) else item
+        named = item if isinstance(item, t.Mapping) else {"name": item}
+        host = str(named.get("name", ""))
         if host not in hostvars:
             problems.append(f"host {host}: expected a host of the inventory, found no such name")
             continue
-        reader = _HostReader(str(host), hostvars[host])
-        weight = int(item.get("weight", 1)) if isinstance(item, t.Mapping) else 1
+        reader = _HostReader(host, hostvars[host])
         peers.append(
             {
-                "name": str(host),
+                "name": host,
                 "address": reader.address(),
                 "port": reader.number("deepseek_service_port", PORTS, port),
-                "weight": reader.number("fleet_weight", WEIGHTS, weight),
+                "weight": reader.number("fleet_weight", WEIGHTS, int(named.get("weight", 1))),
                 "state": reader.state(),
                 "region": str(reader.value("fleet_region", "default")),
             }

@@ -14,6 +14,8 @@ from pathlib import Path
 
 MARKS = Path("/run/gpufleet/reboot-required.d")
 SUFFIX = ".reason"
+# What Debian's packages leave behind when they want a reboot.
+DISTRIBUTION = Path("/run/reboot-required")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -77,3 +79,21 @@ def write(wanted: Mark) -> None:
         os.fsync(stream.fileno())
     temporary.chmod(0o644)
     temporary.replace(wanted.path)
+
+
+def causes(root: Path, distribution: Path) -> dict[str, str]:
+    """Every cause on the host with its reason.
+
+    :arg root: the directory of marks.
+    :arg distribution: the mark of Debian's packages, with the names of the packages beside it in a file that ends in C(.pkgs).
+    """
+    found = {
+        path.name[: -len(SUFFIX)]: " ".join(path.read_bytes().decode("utf-8", "replace").split())
+        for path in sorted(root.glob(f"*{SUFFIX}"))
+        if not path.name.startswith(".")
+    }
+    if distribution.exists():
+        packages = distribution.with_name(f"{distribution.name}.pkgs")
+        names = sorted(set(packages.read_text("utf-8").split())) if packages.exists() else []
+        found["distribution"] = f"asked for by {', '.join(names)}" if names else "asked for by a package"
+    return found

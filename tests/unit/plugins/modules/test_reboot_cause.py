@@ -1,6 +1,6 @@
 # Copyright (c) 2026, gpufleet.deepseek contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Check, run, check, run: module reboot_cause on real files."""
+"""Check, run, check, run: module reboot_cause on real files, and reboot_info, which reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.gpufleet.deepseek.plugins.module_utils import _reboot_cause
-from ansible_collections.gpufleet.deepseek.plugins.modules import reboot_cause
+from ansible_collections.gpufleet.deepseek.plugins.modules import reboot_cause, reboot_info
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of marks that is not there yet."""
     root = tmp_path / "gpufleet" / "reboot-required.d"
     monkeypatch.setattr(_reboot_cause, "MARKS", root)
+    monkeypatch.setattr(_reboot_cause, "DISTRIBUTION", tmp_path / "reboot-required")
     return root
 
 
@@ -96,3 +97,29 @@ def test_refused(marks: Path, capsys: pytest.CaptureFixture[str], options: dict[
     assert result["failed"]
     assert words in result["msg"]
     assert not marks.exists()
+
+
+def asked(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What reboot_info finds."""
+    with patch_module_args({}), pytest.raises(SystemExit):
+        reboot_info.main()
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert not result["changed"]
+    causes: dict[str, str] = result["causes"]
+    return causes
+
+
+def test_info_names_every_cause(marks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(capsys) == {}
+    run(capsys, name="b", reason="two")
+    run(capsys, name="a", reason="one")
+    (marks / ".c.reason.new").write_text("left by a killed run")
+    assert asked(capsys) == {"a": "one", "b": "two"}
+
+
+def test_info_reads_the_mark_of_the_distribution(marks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    distribution = marks.parents[1] / "reboot-required"
+    distribution.write_text("*** System restart required ***\n")
+    assert asked(capsys) == {"distribution": "asked for by a package"}
+    (distribution.parent / "reboot-required.pkgs").write_text("libc6\nlinux-image-6.1.0-40-amd64\nlibc6\n")
+    assert asked(capsys) == {"distribution": "asked for by libc6, linux-image-6.1.0-40-amd64"}

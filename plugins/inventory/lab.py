@@ -45,7 +45,8 @@ options:
   groups:
     description:
       - The groups. Each has a C(prefix) for its hosts' names, C(addresses) (numbers and ranges within the subnet, taken in order), a
-        C(count), and the name of the extra C(variable) that overrides the count.
+        C(count), and the name of the extra C(variable) that overrides the count. A C(kind) of its own wins over O(kind); C(parents) are
+        the groups that it belongs to.
     type: dict
     required: true
 """
@@ -108,6 +109,9 @@ class InventoryModule(BaseInventoryPlugin):
         for title, item in self.get_option("groups").items():
             group = _lab_inventory.parse_group(title, item)
             self.inventory.add_group(title)
+            for parent in group.parents:
+                self.inventory.add_group(parent)
+                self.inventory.add_child(parent, title)
             if group.variable in extra:
                 count = _lab_inventory.count_of(group.variable, extra[group.variable])
             else:
@@ -115,4 +119,4 @@ class InventoryModule(BaseInventoryPlugin):
             for host in group.hosts(subnet, count):
                 self.inventory.add_host(host.name, group=title)
                 self.inventory.set_variable(host.name, "ansible_host", host.address)
-                self.inventory.set_variable(host.name, "lab_kind", self.get_option("kind"))
+                self.inventory.set_variable(host.name, "lab_kind", group.kind or self.get_option("kind"))

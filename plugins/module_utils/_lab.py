@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import ipaddress
+import json
 import os
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -318,6 +320,32 @@ def wait_gone(pids: Sequence[int], seconds: float) -> list[int]:
 def pid1_is_systemd() -> bool:
     """The machine is run by systemd: units can be asked for (the same test as sd_booted)."""
     return Path("/run/systemd/system").is_dir()
+
+
+# -- records and machines --------------------------------------------------------------------------------------------
+
+
+def host_record(directory: Path) -> dict[str, Any]:
+    """What the lab has written down about one of its hosts; empty when there is nothing that can be read."""
+    with contextlib.suppress(ValueError):
+        parsed = json.loads(read_bytes(directory / "host.json") or b"{}")
+        return parsed if isinstance(parsed, dict) else {}
+    return {}
+
+
+def qmp(path: Path, commands: Sequence[str], seconds: float = 5) -> None:
+    """Tell QEMU something by its control socket, and wait until it has said yes to each."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(str(path))
+        with connection.makefile("rwb") as stream:
+            stream.readline()
+            for command in commands:
+                stream.write(json.dumps({"execute": command}).encode() + b"\n")
+                stream.flush()
+                while "return" not in (answer := json.loads(stream.readline() or b'{"return": {}}')):
+                    if "error" in answer:
+                        raise LabError(f"QEMU refuses {command}: {answer['error'].get('desc')}")
 
 
 # -- mounts ----------------------------------------------------------------------------------------------------------

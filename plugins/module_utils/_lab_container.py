@@ -17,10 +17,10 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_keys
 from ansible_collections.gpufleet.deepseek.plugins.module_utils._lab_registry import (
@@ -63,6 +63,12 @@ class Options:
     boot_timeout: float
     systemd: bool
     unified_environment: str  # "", "0" or "1"
+
+
+class HasBanner(Protocol):
+    """What is known of a host of any kind: whether its sshd has answered."""
+
+    banner: bool
 
 
 @dataclass
@@ -211,6 +217,20 @@ def ssh_answers(address: str, timeout: float) -> bool:
         return False
 
 
+def expect_banners(hosts: Sequence[_lab.HostSpec], alive: Mapping[str, bool], seen: Mapping[str, HasBanner]) -> None:
+    """A host that boots right now (an interrupted run began it) gets the time to finish."""
+    end = time.monotonic() + 15
+    waiting = [host for host in hosts if alive[host.name]]
+    while waiting:
+        for host in list(waiting):
+            if ssh_answers(host.address, 1):
+                seen[host.name].banner = True
+                waiting.remove(host)
+        if not waiting or time.monotonic() > end:
+            return
+        time.sleep(0.2)
+
+
 class Containers:
     def __init__(self, lab: _lab.Lab, options: Options | None, commands: _lab.Commands) -> None:
         self.lab = lab
@@ -234,17 +254,14 @@ class Containers:
         return self.directory(host) / "root"
 
     def record(self, host: str) -> dict[str, Any]:
-        content = _lab.read_bytes(self.directory(host) / "host.json")
-        with contextlib.suppress(ValueError):
-            parsed = json.loads(content or b"{}")
-            return parsed if isinstance(parsed, dict) else {}
-        return {}
+        return _lab.host_record(self.directory(host))
 
     def known(self) -> list[str]:
         """Every host this lab has a trace of: directories, mounts, processes."""
         names: set[str] = set()
         if self.lab.hosts_dir.is_dir():
-            names.update(path.name for path in self.lab.hosts_dir.iterdir() if path.is_dir())
+            places = (path for path in self.lab.hosts_dir.iterdir() if path.is_dir())
+            names.update(path.name for path in places if _lab.host_record(path).get("kind", "container") == "container")
         for group in self.groups(""):
             if group.is_dir():
                 names.update(path.name for path in group.iterdir() if path.is_dir())
@@ -373,21 +390,8 @@ class Containers:
         seen = self.see(hosts, table, procs)
         registry = self.registry_files(settings) if (self.options.image / "rootfs").is_dir() else {}
         digests = {name: _digest(content, mode) for name, (content, mode) in registry.items()}
-        self._expect_banners([host for host in hosts if seen[host.name].alive], seen)
+        expect_banners(hosts, {host.name: self._network_good(host, seen[host.name]) for host in hosts}, seen)
         return [self._plan_one(host, all_hosts, settings, seen[host.name], registry, digests) for host in hosts]
-
-    def _expect_banners(self, hosts: Sequence[_lab.HostSpec], seen: dict[str, Seen]) -> None:
-        """A host that boots right now (an interrupted run began it) gets the time to finish."""
-        end = time.monotonic() + 15
-        waiting = [host for host in hosts if self._network_good(host, seen[host.name])]
-        while waiting:
-            for host in list(waiting):
-                if ssh_answers(host.address, 1):
-                    seen[host.name].banner = True
-                    waiting.remove(host)
-            if not waiting or time.monotonic() > end:
-                return
-            time.sleep(0.2)
 
     def _plan_one(
         self,
@@ -636,21 +640,21 @@ class Containers:
                     now = seen[work.host.name]
                     if not now.anything:
                         waiting.remove(work)
-                        failures.append(f"{work.host.name}: it ended while booting: {self._last_words(work.host.name)}")
+                        failures.append(f"{work.host.name}: it ended while booting: {self.last_words(work.host.name)}")
             if waiting:
                 time.sleep(0.1)
         failures.extend(
             f"{work.host.name}: no answer on port 22 within {self.options.boot_timeout:.0f} s:"
-            f" {self._last_words(work.host.name)}"
+            f" {self.last_words(work.host.name)}"
             for work in waiting
         )
         failed = {text.partition(":")[0] for text in failures}
         for work in works:
             if work.host.name not in failed:
-                failures.extend(self._login(work.host, max(5.0, end - time.monotonic())))
+                failures.extend(self.login(work.host, max(5.0, end - time.monotonic())))
         return failures
 
-    def _login(self, host: _lab.HostSpec, seconds: float) -> list[str]:
+    def login(self, host: _lab.HostSpec, seconds: float) -> list[str]:
         """A real login with the lab's key and the pinned host key; asks systemd whether it is done."""
         ssh = ("ssh", "-F", f"{self.lab.state_dir}/ssh/config", "-o", "BatchMode=yes", host.name)
         # Two questions in one login: is everything up, and if not, what is not?
@@ -666,7 +670,7 @@ class Containers:
         said = err.strip().splitlines()[-1] if err.strip() else f"systemd says {lines[0] or 'nothing'}"
         return [f"{host.name}: a login did not work out: {said} (log: {self.directory(host.name) / 'console.log'})"]
 
-    def _last_words(self, host: str) -> str:
+    def last_words(self, host: str) -> str:
         log = self.directory(host) / "console.log"
         lines = (_lab.read_bytes(log) or b"").decode(errors="replace").split("\n")
         text = " / ".join(line.strip() for line in lines if line.strip())[-400:]

@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,21 +68,32 @@ class Image:
     packages: tuple[str, ...]
     sources: tuple[str, ...]
     architecture: str
+    kind: str = "container"  # container, vm
+    recipe: int = 0  # of the kind, beside RECIPE
 
     @property
     def key(self) -> str:
-        text = json.dumps([RECIPE, self.suite, sorted(self.packages), list(self.sources), self.architecture])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        ingredients = [RECIPE, self.suite, sorted(self.packages), list(self.sources), self.architecture]
+        if self.kind != "container":
+            ingredients += [self.kind, self.recipe]
+        return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
-        return f"{self.suite}-{self.key}"
+        return f"{self.suite}-{self.key}" if self.kind == "container" else f"{self.suite}-{self.kind}-{self.key}"
 
 
-def image_of(suite: str, packages: Sequence[str], sources: Sequence[str], commands: _lab.Commands) -> Image:
+def image_of(
+    suite: str,
+    packages: Sequence[str],
+    sources: Sequence[str],
+    commands: _lab.Commands,
+    kind: str = "container",
+    recipe: int = 0,
+) -> Image:
     rc, out, _err = commands.try_("dpkg", "--print-architecture")
     architecture = out.strip() if rc == 0 else os.uname().machine
-    return Image(suite, tuple(packages), tuple(sources), architecture)
+    return Image(suite, tuple(packages), tuple(sources), architecture, kind, recipe)
 
 
 def image_dir(lab: _lab.Lab, image: Image) -> Path:
@@ -192,8 +203,13 @@ def build(
     delay: float,
     timeout: int,
     wait: float,
+    seed_files: Mapping[str, tuple[bytes, int]] | None = None,
+    then: Callable[[Path], None] | None = None,
 ) -> bool:
-    """Make the image unless it is there; say whether it was made. One builder at a time, whichever lab asks."""
+    """Make the image unless it is there; say whether it was made. One builder at a time, whichever lab asks.
+
+    O(seed_files) are there before the first package; O(then) gets the directory when the root file system is complete.
+    """
     target = image_dir(lab, image)
     if is_complete(target):
         return False
@@ -208,7 +224,7 @@ def build(
         for attempt in range(1, attempts + 1):
             remove_partial(partial, commands)
             seed, root = partial / "seed", partial / "rootfs"
-            _write_seed(seed, settings)
+            _write_seed(seed, settings, seed_files or {})
             sources = _own_keys(keys, settings, image.sources)
             started = time.time()
             argv = build_argv(image, root, sources, seed, timeout)
@@ -228,6 +244,8 @@ def build(
                 f" (the whole log: {lab.images_dir / f'{image.name}.log'})"
             )
         finish(root)
+        if then is not None:
+            then(partial)
         shutil.rmtree(seed)
         shutil.rmtree(keys, ignore_errors=True)
         about = {
@@ -244,13 +262,13 @@ def build(
         return True
 
 
-def _write_seed(seed: Path, settings: Settings) -> None:
+def _write_seed(seed: Path, settings: Settings, more: Mapping[str, tuple[bytes, int]]) -> None:
     seed.mkdir(parents=True)
-    for name, (content, mode) in settings.files.items():
-        if name.startswith("etc/apt/"):
-            path = seed / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _lab.write_file(path, content, mode)
+    apt = {name: file for name, file in settings.files.items() if name.startswith("etc/apt/")}
+    for name, (content, mode) in {**apt, **more}.items():
+        path = seed / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _lab.write_file(path, content, mode)
 
 
 def _own_keys(keys: Path, settings: Settings, sources: Sequence[str]) -> list[str]:
@@ -266,12 +284,15 @@ def _own_keys(keys: Path, settings: Settings, sources: Sequence[str]) -> list[st
 
 
 def in_use(lab: _lab.Lab, table: list[_lab.Mount]) -> set[str]:
-    """Names of the images some lab host's root is made of."""
+    """Names of the images some lab host's root or disk is made of."""
     used = set()
     for mount in table:
         lower = mount.option("lowerdir") if mount.fstype == "overlay" else None
         if lower and Path(lower).parent.parent == lab.images_dir:
             used.add(Path(lower).parent.name)
+    prefix = f"file={lab.images_dir}/"
+    for item in _lab.processes():
+        used.update(word.removeprefix(prefix).split("/")[0] for word in item.argv if word.startswith(prefix))
     return used
 
 

@@ -25,6 +25,8 @@ class Group:
     count: int
     places: tuple[int, ...]
     variable: str = ""
+    kind: str = ""
+    parents: tuple[str, ...] = ()
 
     def hosts(self, subnet: str, count: int) -> list[_lab.HostSpec]:
         if count > len(self.places):
@@ -52,13 +54,18 @@ def parse_places(name: str, ranges: Iterable[Any]) -> tuple[int, ...]:
 
 
 def parse_group(name: str, item: Mapping[str, Any]) -> Group:
-    unknown = set(item) - {"prefix", "count", "addresses", "variable"}
+    unknown = set(item) - {"prefix", "count", "addresses", "variable", "kind", "parents"}
     if unknown or "prefix" not in item or "addresses" not in item:
         raise _lab.LabError(
-            f"{name}: expected prefix, addresses, and perhaps count and variable; found {', '.join(sorted(item))}."
+            f"{name}: expected prefix, addresses, and perhaps count, variable, kind and parents; found {', '.join(sorted(item))}."
         )
     places = parse_places(name, item["addresses"])
-    return Group(name, str(item["prefix"]), count_of(name, item.get("count", 1)), places, str(item.get("variable", "")))
+    kind = str(item.get("kind", ""))
+    if kind not in ("", "container", "vm"):
+        raise _lab.LabError(f"{name}: expected container or vm in kind, found {kind!r}.")
+    count = count_of(name, item.get("count", 1))
+    parents = tuple(str(parent) for parent in item.get("parents", []))
+    return Group(name, str(item["prefix"]), count, places, str(item.get("variable", "")), kind, parents)
 
 
 def count_of(name: str, value: Any) -> int:

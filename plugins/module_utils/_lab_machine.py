@@ -12,7 +12,7 @@ import ipaddress
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,15 @@ TOOLS = {
     "openssl": "openssl",
 }
 
+# What virtual hosts need besides.
+VM_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "grub-mkimage": "grub-common",
+    "mkfs.ext4": "e2fsprogs",
+}
+GRUB_FILE = ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin")
+
 # Tried in a network of its own that is gone when the command ends.
 PROBES = {
     "network namespaces": "true",
@@ -51,8 +60,9 @@ OVERLAY_PROBE = (
     "mount -t overlay -o lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w labprobe /mnt/m"
 )
 
-IMAGE_BYTES = 1 << 30
-HOST_BYTES = 256 << 20
+# By kind of host.
+IMAGE_BYTES = {"container": 1 << 30, "vm": 6 << 30}
+HOST_BYTES = {"container": 256 << 20, "vm": 1 << 30}
 
 
 @dataclass
@@ -83,12 +93,12 @@ def check_names(name: str, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
     return problems
 
 
-def check_kinds(hosts: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{host['name']}: hosts of the kind vm come with a later release; the kind there is now is container."
-        for host in hosts
-        if host["kind"] == "vm"
-    ]
+def check_kinds(hosts: Sequence[Mapping[str, Any]], architecture: str) -> list[str]:
+    """Sentences about hosts this machine's processor cannot be."""
+    virtual = [str(host["name"]) for host in hosts if host["kind"] == "vm"]
+    if not virtual or architecture == "x86_64":
+        return []
+    return [f"{', '.join(virtual)}: hosts of the kind vm need a machine of x86_64, this is one of {architecture}."]
 
 
 def check_addresses(subnet: str, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -180,10 +190,11 @@ class Examination:
         self.commands = commands
         self.report = Report()
 
-    def run(self, settings: Settings | None, image_present: bool) -> Report:
+    def run(self, settings: Settings | None, present: Collection[str]) -> Report:
+        """Look at everything. O(present) are the kinds of hosts whose image is in the cache."""
         report = self.report
         report.problems.extend(check_names(self.lab.name, self.hosts))
-        report.problems.extend(check_kinds(self.hosts))
+        report.problems.extend(check_kinds(self.hosts, os.uname().machine))
         addresses = check_addresses(self.subnet, self.hosts)
         report.problems.extend(addresses)
         report.problems.extend(check_places({"lab_state_dir": self.lab.state_dir, "lab_cache_dir": self.lab.cache_dir}))
@@ -198,7 +209,7 @@ class Examination:
             self._network()
         if settings is not None:
             self._settings(settings)
-        self._space(image_present)
+        self._space(present)
         table = _lab.mounts()
         layout = _lab.cgroup_layout(table)
         if not _lab.cgroup_roots(table):
@@ -214,9 +225,17 @@ class Examination:
 
     def _tools(self) -> set[str]:
         path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-        missing = {tool for tool in TOOLS if shutil.which(tool, path=path) is None}
+        wanted = dict(TOOLS)
+        virtual = any(host["kind"] == "vm" for host in self.hosts)
+        if virtual:
+            wanted.update(VM_TOOLS)
+        missing = {tool for tool in wanted if shutil.which(tool, path=path) is None}
         for tool in sorted(missing):
-            self.report.problems.append(f"{tool} is missing: install the package {TOOLS[tool]}.")
+            self.report.problems.append(f"{tool} is missing: install the package {wanted[tool]}.")
+        if virtual and not os.path.exists(GRUB_FILE[0]):
+            self.report.problems.append(f"{GRUB_FILE[0]} is missing: install the package {GRUB_FILE[1]}.")
+        if virtual and not os.path.exists("/dev/net/tun"):
+            self.report.problems.append("/dev/net/tun is missing: this kernel has no tap devices for virtual hosts.")
         return missing
 
     def _kernel(self) -> None:
@@ -261,9 +280,10 @@ class Examination:
                 " set lab_nameservers."
             )
 
-    def _space(self, image_present: bool) -> None:
+    def _space(self, present: Collection[str]) -> None:
         new = [host for host in self.hosts if not (self.lab.hosts_dir / str(host["name"])).is_dir()]
-        needs = {self.lab.state_dir: len(new) * HOST_BYTES, self.lab.cache_dir: 0 if image_present else IMAGE_BYTES}
+        images = sum(IMAGE_BYTES[kind] for kind in {str(host["kind"]) for host in self.hosts} if kind not in present)
+        needs = {self.lab.state_dir: sum(HOST_BYTES[str(host["kind"])] for host in new), self.lab.cache_dir: images}
         by_device: dict[int, tuple[Path, int]] = {}
         for path, size in needs.items():
             place = path

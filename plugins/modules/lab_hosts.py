@@ -74,6 +74,7 @@ options:
     type: float
     default: 180
 seealso:
+  - module: gpufleet.deepseek.lab_vms
   - module: gpufleet.deepseek.lab_image
   - module: gpufleet.deepseek.lab_network
   - module: gpufleet.deepseek.lab_keys
@@ -137,10 +138,11 @@ def started(module: AnsibleModule, lab: _lab.Lab, commands: _lab.Commands) -> di
     params = module.params
     containers = _lab_container.Containers(lab, options_of(params), commands)
     everyone = _lab_module.hosts_of(params["hosts"])
-    hosts = [host for host in everyone if not params["only"] or host.name in params["only"]]
+    ours = {item["name"] for item in params["hosts"] if item["kind"] == "container"}
+    hosts = [host for host in everyone if host.name in ours and (not params["only"] or host.name in params["only"])]
     settings = _lab_module.settings_of(params, params["subnet"], commands)
     works = containers.plan(hosts, everyone, settings)
-    unlisted = [name for name in containers.known() if name not in {host.name for host in everyone}]
+    unlisted = [name for name in containers.known() if name not in ours]
     leaving = unlisted if params["remove_unlisted"] else []
     actions = {work.host.name: work.steps for work in works if work.steps}
     actions.update({name: ["remove"] for name in leaving})

@@ -28,6 +28,12 @@ options:
     type: str
     choices: [present, unbuilt, absent]
     default: present
+  kind:
+    description:
+      - What hosts are made of it. V(container) is a root file system; V(vm) a disk with the same and a kernel that is among O(packages).
+    type: str
+    choices: [container, vm]
+    default: container
   packages:
     description:
       - Packages in the image, besides the essential ones and apt.
@@ -56,6 +62,7 @@ options:
     default: 900
 seealso:
   - module: gpufleet.deepseek.lab_hosts
+  - module: gpufleet.deepseek.lab_vms
 """
 
 EXAMPLES = r"""
@@ -70,7 +77,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: The image's directory; C(rootfs) in it is the root file system.
+  description: The image's directory; C(rootfs) in it is the root file system, or C(root.img) the disk.
   returned: when O(state=present)
   type: str
   sample: /var/cache/gpufleet-lab/images/bookworm-0123456789ab
@@ -98,7 +105,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_image, _lab_module
+from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_image, _lab_module, _lab_vm_image
 
 
 def run(module: AnsibleModule, commands: _lab.Commands) -> dict[str, Any]:
@@ -111,14 +118,19 @@ def run(module: AnsibleModule, commands: _lab.Commands) -> dict[str, Any]:
         gone, kept = _lab_image.purge(lab, commands, module.check_mode)
         return {"changed": changed or bool(gone), "removed": gone, "kept": kept}
     settings = _lab_module.settings_of(params, "", commands)
-    image = _lab_image.image_of(params["suite"], params["packages"], settings.sources, commands)
+    makes_disk = params["kind"] == "vm"
+    image_of = _lab_vm_image.image_of if makes_disk else _lab_image.image_of
+    image = image_of(params["suite"], params["packages"], settings.sources, commands)
     path = _lab_image.image_dir(lab, image)
     result: dict[str, Any] = {"path": str(path), "seconds": 0.0}
     if module.check_mode:
         return {**result, "changed": not _lab_image.is_complete(path)}
     started = time.monotonic()
-    waits = {key: params[key] for key in ("attempts", "delay", "timeout", "wait")}
-    if _lab_image.build(lab, image, settings, commands, **waits):
+    more: dict[str, Any] = {key: params[key] for key in ("attempts", "delay", "timeout", "wait")}
+    if makes_disk:
+        more["seed_files"] = _lab_vm_image.seed_files()
+        more["then"] = lambda directory: _lab_vm_image.finish(directory, commands)
+    if _lab_image.build(lab, image, settings, commands, **more):
         return {**result, "changed": True, "seconds": round(time.monotonic() - started, 1)}
     return {**result, "changed": False}
 
@@ -129,6 +141,7 @@ def main() -> None:
             **_lab_module.LAB_SPEC,
             **_lab_module.REGISTRY_SPEC,
             "state": {"type": "str", "choices": ["present", "unbuilt", "absent"], "default": "present"},
+            "kind": {"type": "str", "choices": ["container", "vm"], "default": "container"},
             "packages": {"type": "list", "elements": "str", "default": []},
             "attempts": {"type": "int", "default": 3},
             "delay": {"type": "float", "default": 5},

@@ -33,13 +33,19 @@ options:
     required: true
   packages:
     description:
-      - What the image carries; says whether the cache has such an image.
+      - What the image of containers carries; says whether the cache has such an image.
     type: list
     elements: str
     default: []
-
+  vm_packages:
+    description:
+      - What the image of virtual hosts carries; says whether the cache has such an image.
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: gpufleet.deepseek.lab_hosts
+  - module: gpufleet.deepseek.lab_vms
 """
 
 EXAMPLES = r"""
@@ -89,11 +95,12 @@ state_filesystem:
   returned: always
   type: str
   sample: ext4
-image_present:
-  description: Whether the cache has the image already.
+images_present:
+  description: The kinds of hosts whose image the cache has already.
   returned: always
-  type: bool
-  sample: false
+  type: list
+  elements: str
+  sample: [container]
 hosts:
   description: O(hosts) with every default filled in.
   returned: always
@@ -114,7 +121,13 @@ apt_sources:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.gpufleet.deepseek.plugins.module_utils import _lab, _lab_image, _lab_machine, _lab_module
+from ansible_collections.gpufleet.deepseek.plugins.module_utils import (
+    _lab,
+    _lab_image,
+    _lab_machine,
+    _lab_module,
+    _lab_vm_image,
+)
 
 
 def main() -> None:
@@ -125,6 +138,7 @@ def main() -> None:
             "bridge": {"type": "str", "required": True},
             "subnet": {"type": "str", "required": True},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "vm_packages": {"type": "list", "elements": "str", "default": []},
             **_lab_module.HOSTS_SPEC,
         },
         supports_check_mode=True,
@@ -133,15 +147,18 @@ def main() -> None:
     params = module.params
     lab = _lab_module.lab_of(params)
     settings = _lab_module.settings_of(params, params["subnet"], commands)
-    image = _lab_image.image_of(params["suite"], params["packages"], settings.sources, commands)
-    present = _lab_image.is_complete(_lab_image.image_dir(lab, image))
+    images = {
+        "container": _lab_image.image_of(params["suite"], params["packages"], settings.sources, commands),
+        "vm": _lab_vm_image.image_of(params["suite"], params["vm_packages"], settings.sources, commands),
+    }
+    present = [kind for kind, image in images.items() if _lab_image.is_complete(_lab_image.image_dir(lab, image))]
     examination = _lab_machine.Examination(lab, params["bridge"], params["subnet"], params["hosts"], commands)
     report = examination.run(settings, present)
     module.exit_json(
         changed=False,
         problems=report.problems,
         warnings_found=report.warnings,
-        image_present=present,
+        images_present=present,
         apt_sources=settings.sources,
         hosts=params["hosts"],
         **report.facts,

@@ -27,7 +27,7 @@ import environments
 from environments import CACHE, ROOT, Environment
 from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
 
-PARTS = ("lint", "unit", "sanity", "lab", "entrances", "faults", "molecule")
+PARTS = ("lint", "unit", "sanity", "lab", "entrances", "faults", "molecule", "hosts")
 SNAPSHOT = CACHE / "snapshot"
 ARTIFACT = CACHE / "artifact"
 INSTALLED = ARTIFACT / "collections" / "ansible_collections"
@@ -35,6 +35,7 @@ INSTALLED = ARTIFACT / "collections" / "ansible_collections"
 LAB_LANE = "lab"
 MOLECULE_LANE = "molecule"
 OWN_LANE = "own labs"
+HOSTS_LANE = "virtual hosts"
 LAB_INVENTORY = ROOT / "inventories" / "lab"
 MOLECULE_INVENTORY = ROOT / "molecule" / "inventory"
 RECAP = re.compile(r"^(\S+)\s*: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
@@ -43,6 +44,7 @@ LABS = Path("/var/lib/gpufleet-lab")
 SUITES = ("bookworm", "trixie")
 OTHER_LAB = "gfother"
 OTHER_SUBNET = "10.78.0.0/24"
+HOSTS_LAB = "gfhosts"
 SHIPPED = ("README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "changelogs/config.yaml")
 NOT_SHIPPED = re.compile(
     r"(^|/)(\.git|\.cache|\.ci|\.venv[^/]*|__pycache__|collections|molecule|dev|benchmarks)(/|$)|\.pyc$|\.tar\.gz$"
@@ -146,6 +148,7 @@ class Checks:
             ("entrances", self.entrance_steps),
             ("faults", self.fault_steps),
             ("molecule", self.molecule_steps),
+            ("hosts", self.host_steps),
             ("lab", self.own_lab_steps),
             ("sanity", self.sanity_steps),
         )
@@ -184,6 +187,8 @@ class Checks:
             found.append(Finalizer(f"lab: {OTHER_LAB} down", self.lab_other_down))
         if "molecule" in groups:
             found.append(Finalizer("molecule: destroy", self.molecule_destroy))
+        if "hosts" in groups:
+            found.append(Finalizer("hosts: down", self.hosts_down))
         if groups & {"lab", "entrances", "faults"} and not self.lab_was_up:
             found.append(Finalizer("lab: down", self.lab_down))
         return found
@@ -585,6 +590,18 @@ class Checks:
             return [Step("faults", self.absent("tests/faults does not exist"), "faults")]
         needs = self.ready("lab: up")
         return [*self.lab_up_steps(), Step("faults", self.pytest("faults", ""), "faults", 1800, needs, LAB_LANE)]
+
+    def host_steps(self) -> list[Step]:
+        """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""
+        run = self.pytest("hosts", "")
+        return [Step("hosts: preparation on virtual hosts", run, "hosts", 3000, self.ready(), HOSTS_LANE)]
+
+    def hosts_down(self, run: Run) -> None:
+        """The virtual hosts, when their step was stopped before it could do this itself."""
+        if not (LABS / HOSTS_LAB).exists():
+            raise Skip("gone already")
+        run.cmd([ROOT / "dev" / "lab", "down", "--name", HOSTS_LAB], env=self.plain_env(), cwd=ROOT)
+        expect_nothing_left(HOSTS_LAB)
 
     def pytest(self, folder: str, marker: str) -> Callable[[Run], None]:
         """Tests that call Ansible by themselves: where the pieces are is told by variables."""

@@ -186,9 +186,12 @@ def test_a_name_may_stand_once() -> None:
     ]
 
 
-def test_vm_comes_later() -> None:
-    assert _lab_machine.check_kinds([data(HOSTS[0]), data(HOSTS[1], "vm")]) == [
-        "gpu1: hosts of the kind vm come with a later release; the kind there is now is container."
+def test_virtual_hosts_need_this_processor() -> None:
+    hosts = [data(HOSTS[0]), data(HOSTS[1], "vm")]
+    assert _lab_machine.check_kinds(hosts, "x86_64") == []
+    assert _lab_machine.check_kinds(hosts[:1], "aarch64") == []
+    assert _lab_machine.check_kinds(hosts, "aarch64") == [
+        "gpu1: hosts of the kind vm need a machine of x86_64, this is one of aarch64."
     ]
 
 
@@ -229,7 +232,7 @@ def test_everything_that_is_missing_is_named_at_once(lab: Any, monkeypatch: pyte
     examination = _lab_machine.Examination(
         lab, "lab-gftest", "10.77.0.0/24", [data(HOSTS[0])], _lab.Commands(Replies())
     )
-    report = examination.run(Settings(), False)
+    report = examination.run(Settings(), [])
     text = "\n".join(report.problems)
     assert "mmdebstrap is missing: install the package mmdebstrap." in text
     assert "nft is missing: install the package nftables." in text
@@ -249,7 +252,7 @@ def test_a_kernel_without_bridges(lab: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
     settings = Settings(sources=["deb http://mirror.example bookworm main"], resolv_conf="nameserver 192.0.2.1\n")
     report = _lab_machine.Examination(lab, "lab-x", "10.77.0.0/24", [data(HOSTS[0])], _lab.Commands(run)).run(
-        settings, True
+        settings, ["container"]
     )
     assert report.problems == ["This kernel does not let us use bridges: RTNETLINK answers: Operation not supported."]
 

@@ -1,0 +1,45 @@
+# Copyright (c) 2026, gpufleet.deepseek contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Two virtual hosts that only these tests use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import hosttools
+from hosttools import Hosts
+
+NAME = "gfhosts"
+
+
+def vm_packages() -> list[str]:
+    """The role's own list, with a kernel that the distribution's driver builds for, and that driver."""
+    import yaml
+
+    path = hosttools.ROOT / "roles/lab/defaults/main.yml"
+    packages = yaml.safe_load(path.read_text(encoding="utf-8"))["lab_vm_packages"]
+    kernel = f"6.1.0-{hosttools.kernels()[0]}-amd64"
+    exact = [f"linux-image-{kernel}", f"linux-headers-{kernel}"]
+    return [name for name in packages if name != "linux-image-amd64"] + exact + hosttools.DRIVER_PACKAGES
+
+
+@pytest.fixture(scope="session")
+def vms() -> Iterator[Hosts]:
+    """The hosts, up. What stood before (--keep of an earlier run: GPUFLEET_KEEP_HOSTS) is used and left standing."""
+    assert os.geteuid() == 0, "hosts need root"
+    extra = {"lab_apt_sources": hosttools.apt_sources(), "lab_vm_packages": vm_packages()}
+    made = Hosts(NAME, "10.78.4.0/24", "172.30.78.0/24", extra=extra)
+    keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
+    if not keep:
+        made.down()
+    made.up().ok()
+    yield made
+    if not keep:
+        made.down()

@@ -9,6 +9,7 @@ PRIVATE to the collection: no user outside of it, may change in any release.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,12 +130,22 @@ def write_boot_disk(target: Path, commands: _lab.Commands) -> None:
     config.unlink()
 
 
+def start_with_the_oldest_kernel(root: Path) -> None:
+    """Of several kernels in an image, the newer ones are what a host can wait for a reboot into."""
+    versions = [path.name.removeprefix("vmlinuz-") for path in (root / "boot").glob("vmlinuz-*")]
+    oldest = min(versions, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+    for link, name in (("vmlinuz", f"vmlinuz-{oldest}"), ("initrd.img", f"initrd.img-{oldest}")):
+        (root / link).unlink()
+        (root / link).symlink_to(f"boot/{name}")
+
+
 def finish(directory: Path, commands: _lab.Commands) -> None:
     """Make C(root.img) and C(boot.img) of C(rootfs), of which only what hosts are compared with stays."""
     root = directory / "rootfs"
     for name in ("vmlinuz", "initrd.img"):
         if not (root / name).is_symlink():
             raise _lab.LabError(f"The new image has no /{name}: add a kernel to lab_vm_packages.")
+    start_with_the_oldest_kernel(root)
     (root / "etc/fstab").write_text(FILES["etc/fstab"][0], encoding="utf-8")
     unit, wants = WANTED
     link = root / "etc/systemd/system" / wants / unit

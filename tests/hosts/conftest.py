@@ -20,13 +20,17 @@ NAME = "gfhosts"
 
 
 def vm_packages() -> list[str]:
-    """The role's own list, with a kernel that the distribution's driver builds for, and that driver."""
+    """The role's own list, with two kernels that the distribution's driver builds for, and that driver.
+
+    Hosts start with the older one; the driver's module is built for both, at the machine's own speed.
+    """
     import yaml
 
     path = hosttools.ROOT / "roles/lab/defaults/main.yml"
     packages = yaml.safe_load(path.read_text(encoding="utf-8"))["lab_vm_packages"]
-    kernel = f"6.1.0-{hosttools.kernels()[0]}-amd64"
-    exact = [f"linux-image-{kernel}", f"linux-headers-{kernel}"]
+    exact = [
+        f"linux-{kind}-6.1.0-{number}-amd64" for number in hosttools.kernels()[-2:] for kind in ("image", "headers")
+    ]
     return [name for name in packages if name != "linux-image-amd64"] + exact + hosttools.DRIVER_PACKAGES
 
 
@@ -34,7 +38,12 @@ def vm_packages() -> list[str]:
 def vms() -> Iterator[Hosts]:
     """The hosts, up. What stood before (--keep of an earlier run: GPUFLEET_KEEP_HOSTS) is used and left standing."""
     assert os.geteuid() == 0, "hosts need root"
-    extra = {"lab_apt_sources": hosttools.apt_sources(), "lab_vm_packages": vm_packages()}
+    extra = {
+        "lab_apt_sources": hosttools.apt_sources(),
+        "lab_vm_packages": vm_packages(),
+        # The driver is compiled twice.
+        "lab_image_timeout": 1800,
+    }
     made = Hosts(NAME, "10.78.4.0/24", "172.30.78.0/24", extra=extra)
     keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
     if not keep:

@@ -244,6 +244,13 @@ class Checks:
                 60,
                 needs,
             ),
+            Step(
+                "lint: settings of the host roles",
+                self.tool("python", tools / "settings_table.py", "--check"),
+                "lint",
+                60,
+                needs,
+            ),
             Step("lint: antsibull-docs", self.lint_docs, "lint", 300, needs),
             Step("lint: changelog", self.lint_changelog, "lint", 120, needs),
         ]
@@ -345,10 +352,11 @@ class Checks:
     # -- unit -------------------------------------------------------------------------------------------------------
 
     def unit_steps(self) -> list[Step]:
-        """The unit tests in the checkout, with each core."""
+        """The unit tests in the checkout, with each core; where ansible-test runs them as well, with the first only."""
+        chosen = self.chosen[:1] if "sanity" in (self.options.parts or PARTS) else self.chosen
         return [
             Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 300, (self.setup_name(env),))
-            for env in self.chosen
+            for env in chosen
         ] + [Step(f"unit: pytest, core {core.name}", self.absent(why), "unit") for core, why in self.missing]
 
     @staticmethod

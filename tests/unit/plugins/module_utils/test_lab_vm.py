@@ -242,6 +242,17 @@ def test_a_disk_needs_a_kernel(tmp_path: Path) -> None:
         _lab_vm_image.finish(tmp_path, _lab.Commands(lambda *_a, **_k: (0, "", "")))
 
 
+def test_hosts_start_with_the_oldest_kernel(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    for name in ("6.1.0-9-amd64", "6.1.0-47-amd64", "6.1.0-50-amd64"):
+        (tmp_path / "boot" / f"vmlinuz-{name}").touch()
+    for link in ("vmlinuz", "initrd.img"):
+        (tmp_path / link).symlink_to("boot/newest")
+    _lab_vm_image.start_with_the_oldest_kernel(tmp_path)
+    assert os.readlink(tmp_path / "vmlinuz") == "boot/vmlinuz-6.1.0-9-amd64"
+    assert os.readlink(tmp_path / "initrd.img") == "boot/initrd.img-6.1.0-9-amd64"
+
+
 def test_groups_have_kinds_and_parents() -> None:
     group = _lab_inventory.parse_group(
         "vm_hosts", {"prefix": "vm", "addresses": ["50-59"], "count": 0, "kind": "vm", "parents": ["gpu_hosts"]}

@@ -428,6 +428,9 @@ def _decide_whole(draft: _Draft, record: Record, array: Array | None, present: l
     """Our array is there, or can be assembled: compare it with the wish."""
     wish = draft.wish
     chosen = _by_name(draft) if wish.devices else [drive for drive in draft.drives if not _matches(wish, drive)]
+    if not wish.devices:
+        others = [drive for drive in draft.drives if drive not in chosen and drive not in present]
+        draft.skipped += [f"{drive.text}: {_matches(wish, drive)}" for drive in others]
     more = [drive for drive in chosen if drive not in present]
     fewer = [drive for drive in present if drive not in chosen]
     if wish.devices or not wish.count or len(present) != wish.count:

@@ -423,7 +423,13 @@ def _text(lines: t.Mapping[str, str]) -> str:
     return "".join(f"{key}: {value}\n" for key, value in lines.items())
 
 
-def _report(wish: Wish, view: View) -> dict[str, t.Any]:
+def _missing_tools(machine: Machine, wish: Wish) -> list[str]:
+    """Programs that are needed and not installed."""
+    own = ["mkfs.xfs", "xfs_info"] if wish.filesystem == "xfs" else ["mkfs.ext4", "dumpe2fs"]
+    return [name for name in ("mdadm", *own) if not machine.has_command(name)]
+
+
+def _report(wish: Wish, view: View, missing: list[str]) -> dict[str, t.Any]:
     """What callers want to know about the array."""
     plan, record = view.plan, view.record if not view.plan.create else None
     array = plan.array
@@ -438,6 +444,7 @@ def _report(wish: Wish, view: View) -> dict[str, t.Any]:
             "devices": [f"/dev/{drive.kernel}" for drive in plan.members],
         },
         "skipped_drives": list(plan.skipped),
+        "missing_tools": missing,
     }
 
 
@@ -455,6 +462,9 @@ def ensure(
     before = view.lines
     known = view.record if not view.plan.create else None
     after = {**before, **_wanted(wish, setup, view.plan, known)}
+    missing = _missing_tools(machine, wish)
+    if missing and not check:
+        raise NvmeError(f"expected {', '.join(missing)} to be installed, found no such program")
     if actions and not check:
         _build(machine, wish, setup, view, new_uuid)
         view = look(machine, wish, setup)
@@ -464,7 +474,7 @@ def ensure(
     result = {
         "changed": bool(actions),
         "actions": actions,
-        **_report(wish, view),
+        **_report(wish, view, missing),
         "diff": {"before": _text(before), "after": _text(after if actions else before)},
     }
     return result, list(view.plan.warnings)

@@ -208,6 +208,12 @@ skipped_drives:
   type: list
   elements: str
   sample: ["nvme-BOSS (/dev/nvme4n1, 480.1 GB): disk of the system (/)"]
+missing_tools:
+  description: Programs that building needs and that are not installed.
+  returned: success, when O(state=present)
+  type: list
+  elements: str
+  sample: [mdadm]
 """
 
 import os

@@ -78,7 +78,8 @@ class World:
             ("etc/mdadm/mdadm.conf", "MAILADDR root\n"),
         ):
             self.file(path, text)
-        self.file("usr/sbin/update-initramfs", "")
+        for name in ("update-initramfs", "mdadm", "mkfs.xfs", "xfs_info", "mkfs.ext4", "dumpe2fs"):
+            self.file(f"usr/sbin/{name}", "")
         self.sync()
 
     # The tree that is read.

@@ -448,6 +448,15 @@ def test_what_an_older_array_left_on_the_stripes_goes_only_when_all_is_confirmed
     assert not run(world)["changed"]
 
 
+def test_missing_tools_are_predicted_and_stop_a_run(world: World) -> None:
+    (world.root / "usr/sbin/mdadm").unlink()
+    assert run(world, check=True)["missing_tools"] == ["mdadm"]
+    with pytest.raises(NvmeError, match="expected mdadm to be installed, found no such program"):
+        run(world)
+    assert not world.changes
+    assert not (world.root / RECORD).exists()
+
+
 def test_the_mount_point_must_be_free(world: World) -> None:
     world.file("srv/models/weights.gguf", "x")
     assert "expected /srv/models to be empty before the array is mounted over it, found weights.gguf" in refused(world)

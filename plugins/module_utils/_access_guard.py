@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -199,23 +200,24 @@ class Guard:
                 f"{', '.join(map(str, self.wish.ssh_ports))}; nothing was changed"
             )
 
+    def _judge(self, text: str, argv: list[str], what: str) -> None:
+        handle, candidate = tempfile.mkstemp(prefix="gpufleet-access-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            self._must([*argv, candidate], what)
+        finally:
+            os.unlink(candidate)
+
     def validate(self) -> None:
         """Let sshd and nft judge the new files before they are in place."""
         wish = self.wish
         if wish.ssh_settings and text_of(wish.ssh_file) != wish.ssh_text and shutil.which("sshd"):
-            candidate = wish.path("candidate.sshd")
-            save(candidate, f"{wish.ssh_text}{text_of(wish.ssh_config)}", 0o600)
-            try:
-                self._must(["sshd", "-t", "-f", str(candidate)], "sshd refuses the new settings, nothing was changed")
-            finally:
-                candidate.unlink()
+            # The first value of a keyword wins, so the whole configuration behind ours is what sshd would read.
+            whole = wish.ssh_text + text_of(wish.ssh_config)
+            self._judge(whole, ["sshd", "-t", "-f"], "sshd refuses the new settings, nothing was changed")
         if wish.firewall_rules and shutil.which("nft"):
-            rules = wish.path("candidate.nft")
-            save(rules, wish.firewall_rules, 0o600)
-            try:
-                self._must(["nft", "-c", "-f", str(rules)], "nft refuses the new rules, nothing was changed")
-            finally:
-                rules.unlink()
+            self._judge(wish.firewall_rules, ["nft", "-c", "-f"], "nft refuses the new rules, nothing was changed")
         if wish.firewall_rules and not self.check and not shutil.which("nft"):
             raise AccessError("expected the program nft (package nftables), found none; nothing was changed")
 
@@ -281,9 +283,8 @@ class Guard:
             if wrong:
                 raise AccessError(f"sshd does not follow {wish.ssh_file}: {'; '.join(wrong)}")
             return out
+        self.validate()
         if not self.check:
-            wish.path("lock").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.validate()
             self._arm()
             try:
                 self._switch()
@@ -291,8 +292,6 @@ class Guard:
                 self.run([wish.helper, "rollback"])
                 self._stop_timer()
                 raise AccessError(f"{exc}; the host has its former settings again") from exc
-        elif wish.path("lock").parent.is_dir():
-            self.validate()
         return out
 
     def confirm(self) -> Outcome:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import typing as t
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,9 +184,10 @@ class Host:
             if self.check:
                 return
             raise HostFilesError(f"{wanted.path}: cannot check the new file, {wanted.validate[0]} is not installed")
-        temporary = f"{Path(self.path).with_name('candidate')}-{Path(wanted.path).name}"
-        save(temporary, wanted.content, 0o600)
+        handle, temporary = tempfile.mkstemp(prefix="gpufleet-", suffix=f"-{Path(wanted.path).name}")
         try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(wanted.content.encode("utf-8", "surrogateescape"))
             code, out, err = self.run([word.replace("%s", temporary) for word in wanted.validate])
         finally:
             os.unlink(temporary)

@@ -87,10 +87,15 @@ def write(root: Path, key: str, value: str) -> bool:
     return True
 
 
+def ordered(settings: t.Mapping[str, object]) -> list[str]:
+    """The keys by name, but forwarding first: when it changes, the kernel sets others of the same interface anew."""
+    return sorted(settings, key=lambda key: (not key.endswith((".ip_forward", ".forwarding")), key))
+
+
 def render(settings: t.Mapping[str, object], header: str) -> str:
     """The text of the drop-in."""
     lines = [f"# {line}" for line in header.splitlines()]
-    return "\n".join([*lines, *(f"{key} = {normal(settings[key])}" for key in sorted(settings))]) + "\n"
+    return "\n".join([*lines, *(f"{key} = {normal(settings[key])}" for key in ordered(settings))]) + "\n"
 
 
 def parse(text: str) -> dict[str, str]:
@@ -160,6 +165,20 @@ def _text(path: Path) -> str:
         return ""
 
 
+def _read_back(root: Path, settings: t.Mapping[str, object], result: Outcome) -> None:
+    """All of them, after the last one was written. What another one moved is set once more; what the kernel did not take is an error."""
+    keys = [key for key in ordered(settings) if key not in result.read_only and key not in result.absent]
+    for key in keys:
+        if read(root, key) != normal(settings[key]):
+            write(root, key, normal(settings[key]))
+            if key not in result.applied:
+                result.applied.append(key)
+    for key in keys:
+        now = read(root, key)
+        if now != normal(settings[key]):
+            raise SysctlError(f"{key}: expected {normal(settings[key])!r} after writing it, found {now!r}")
+
+
 def present(
     root: Path, drop_in: Path, record: Path, settings: t.Mapping[str, object], header: str, check: bool
 ) -> Outcome:
@@ -169,7 +188,7 @@ def present(
     known = load_record(record)
     dropped = {key: value for key, value in known.items() if key not in settings}
     wrong = {}
-    for key in sorted(settings):
+    for key in ordered(settings):
         now = read(root, key)
         if now is None:
             result.absent.append(key)
@@ -195,16 +214,14 @@ def present(
     if result.file_before != result.file_after:
         save(drop_in, result.file_after, 0o644)
     for key, value in wrong.items():
-        if not write(root, key, value):
+        if write(root, key, value):
+            result.applied.append(key)
+        else:
             result.read_only.append(key)
-            continue
-        now = read(root, key)
-        if now != value:
-            raise SysctlError(f"{key}: expected {value!r} after writing it, found {now!r}")
-        result.applied.append(key)
     for key, value in back.items():
         if write(root, key, value):
             result.restored.append(key)
+    _read_back(root, settings, result)
     if dropped:
         kept = {key: value for key, value in remembered.items() if key in settings}
         save(record, json.dumps(kept, indent=1, sort_keys=True) + "\n", 0o600)
@@ -215,8 +232,8 @@ def absent(root: Path, drop_in: Path, record: Path, check: bool) -> Outcome:
     """Take the drop-in away and give every key the value that it had."""
     known = load_record(record)
     result = Outcome(file_before=_text(drop_in))
-    for key, value in sorted(known.items()):
-        now = read(root, key)
+    for key in ordered(known):
+        now, value = read(root, key), known[key]
         if now is None or now == value:
             continue
         result.before[key] = now

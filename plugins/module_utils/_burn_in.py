@@ -89,6 +89,7 @@ def _check(mark: Mark, wanted: t.Any, label: str, found: t.Any) -> dict[str, t.A
         good, expected = found >= wanted, f"at least {_figure(wanted)}{unit}"
     return {
         "what": words,
+        "device": label,
         "variable": f"burn_in_{mark.key}",
         "expected": expected,
         "found": f"{_figure(found)}{unit}",
@@ -105,8 +106,9 @@ def _none_of(mark: Mark, unwanted: t.Sequence[t.Any], found: t.Mapping[str, t.An
     return [
         {
             "what": mark.words,
+            "device": "",
             "variable": f"burn_in_{mark.key}",
-            "expected": "none that asks for a reset, a restart or support",
+            "expected": "none that blocks",
             "found": ", ".join(bad) or "none",
             "ok": not bad,
         }
@@ -131,7 +133,7 @@ def checks(name: str, values: Data, marks: Data) -> list[dict[str, t.Any]]:
 def judge(name: str, entry: Data, marks: Data) -> dict[str, t.Any]:
     """The verdict on one test.
 
-    :arg entry: what the runner kept: ``outcome`` (measured, not_run), ``reason``, ``values``, ``errors``, ``notes`` and more.
+    :arg entry: what the runner kept: ``outcome`` (measured, not_run), ``reason``, ``measured``, ``errors``, ``notes`` and more.
     :returns: ``status`` (pass, fail, not_run), ``checks`` and ``sentences``.
     """
     if entry.get("outcome") != "measured":
@@ -141,7 +143,7 @@ def judge(name: str, entry: Data, marks: Data) -> dict[str, t.Any]:
             "checks": [],
             "sentences": [f"{name}: not run: {entry.get('reason') or 'no reason given'}"],
         }
-    seen = checks(name, entry.get("values") or {}, marks)
+    seen = checks(name, entry.get("measured") or {}, marks)
     sentences = [f"{name}: {error}" for error in entry.get("errors") or []]
     sentences += [
         f"{name}: {check['what']}: expected {check['expected']} ({check['variable']}), found {check['found']}"
@@ -258,7 +260,7 @@ def health(hardware: Data, before: Data | None = None) -> dict[str, t.Any]:
         values["rdma_port_gbps"] = ports
     if before is not None:
         errors += [f"during the burn-in: {line}" for line in differences(fingerprint(before), fingerprint(hardware))]
-    return {"outcome": "measured", "reason": "", "values": values, "errors": errors, "notes": notes}
+    return {"outcome": "measured", "reason": "", "measured": values, "errors": errors, "notes": notes}
 
 
 def _gpu_values(gpus: t.Sequence[Data]) -> dict[str, dict[str, t.Any]]:
@@ -398,7 +400,7 @@ def summary(entry: Data, verdict: Data) -> str:
     seen = verdict["checks"]
     told = [f"{check['what']} {check['found']}, {check['expected']} wanted" for check in seen[:2]]
     if not told:
-        values = entry.get("values") or {}
+        values = entry.get("measured") or {}
         told = [f"{key} {_figure(value)}" for key, value in values.items() if not isinstance(value, t.Mapping)][:3]
     return f"{verdict['name']}: passed" + (f": {'; '.join(told)}" if told else "")
 

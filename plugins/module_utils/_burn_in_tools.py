@@ -108,7 +108,7 @@ def parse_dcgmi(rc: int, out: str, err: str) -> Reading:
     if isinstance(data, dict):
         known = [data[key] for key in ("DCGM Diagnostic", "DCGM GPU Diagnostic") if isinstance(data.get(key), dict)]
         root = known[0] if known else data
-        for place in [part for part in t.cast("list[t.Any]", [root, data.get("metadata")]) if isinstance(part, dict)]:
+        for place in [part for part in (root, data.get("metadata")) if isinstance(part, dict)]:
             for key, name in (("version", "dcgm"), ("DCGM Version", "dcgm"), ("Driver Version Detected", "driver")):
                 if isinstance(place.get(key), str):
                     reading.versions[name] = place[key]
@@ -143,7 +143,7 @@ def _dcgm_test(test: t.Mapping[str, t.Any], counts: dict[str, int], reading: Rea
     results = [result for result in _list(test.get("results")) if isinstance(result, dict)]
     summary = test.get("test_summary")
     if not results:
-        results = [summary if isinstance(summary, dict) else test]
+        results = [dict(summary if isinstance(summary, dict) else test)]
     elif isinstance(summary, dict) and _status(summary) == "fail" and all(_status(r) != "fail" for r in results):
         results.append(summary)
     for result in results:
@@ -321,6 +321,8 @@ def parse_memtester(rc: int, out: str, err: str) -> Reading:
         reading.errors = [f"memtester: {words}" for bit, words in said.items() if rc & bit] or ended(
             "memtester", rc, out, err
         )
+    if not reading.errors and not re.search(r"^Done\.", out, re.MULTILINE):
+        reading.errors = ["memtester did not come to its end"]
     return reading
 
 

@@ -26,10 +26,11 @@ _STYLE = """
 .matrix td.cell { text-align: center; white-space: nowrap; } .matrix a { color: inherit; font-weight: 600; }
 ul.reasons { margin: 8px 0 12px; padding-left: 20px; max-width: 110ch; } ul.reasons li { margin: 4px 0; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); } .facts { font-size: 13px; margin-top: 8px; }
-.facts td:first-child { white-space: nowrap; color: var(--soft); } td.was { overflow-wrap: anywhere; } h2 .tag { margin-left: 8px; }
-tr.miss td { background: var(--bad-bg); } code { overflow-wrap: anywhere; }
+.facts td:first-child { white-space: nowrap; color: var(--soft); } td.was { overflow-wrap: anywhere; } td.found { min-width: 140px; }
+h2 .tag { margin-left: 8px; }
+td.miss { background: var(--bad-bg); } td.when, td.short { white-space: nowrap; } code { overflow-wrap: anywhere; }
 """
-_MOST_CHECKS = 24
+_MOST_CHECKS = 40
 
 
 def burn_in_rows(hosts: t.Mapping[str, Host]) -> list[list[str]]:
@@ -38,7 +39,7 @@ def burn_in_rows(hosts: t.Mapping[str, Host]) -> list[list[str]]:
     for name, host in sorted(hosts.items()):
         result = host.get("result") or {}
         bad = [
-            f"{test['name']} {test['status'].replace('_', ' ')}"
+            f"{test['name']} {_STATUS[test['status']][0]}"
             for test in host.get("tests") or []
             if test["status"] != "pass"
         ]
@@ -90,12 +91,12 @@ def _matrix(hosts: t.Sequence[tuple[str, Host]]) -> str:
     rows = []
     for name, host in hosts:
         result, seen = host.get("result") or {}, {test["name"]: test["status"] for test in host.get("tests") or []}
-        cells = "".join(f'<td class="cell">{_sign(seen.get(test))}</td>' for test in used)
+        cells = "".join(f'<td class="cell">{_sign(seen.get(test), short=True)}</td>' for test in used)
         took = duration(result["seconds"]) if result.get("seconds") is not None else ""
         word, kind, _unused = _VERDICTS[host["verdict"]]
         rows.append(
             f'<tr><td><a href="#{escape(name)}">{escape(name)}</a></td><td>{tag(word, kind)}</td>{cells}'
-            f"<td>{escape(result.get('finished') or '')}</td><td class=num>{escape(took)}</td></tr>"
+            f"<td class=when>{escape(_when(result.get('finished')))}</td><td class=num>{escape(took)}</td></tr>"
         )
     return (
         f'<div class="scroll"><table class="matrix"><thead><tr><th>host</th><th>verdict</th>{heads}<th>finished (UTC)</th><th class=num>took</th></tr>'
@@ -103,11 +104,15 @@ def _matrix(hosts: t.Sequence[tuple[str, Host]]) -> str:
     )
 
 
-def _sign(status: str | None) -> str:
+def _when(text: t.Any) -> str:
+    return str(text or "")[:16].replace("T", " ")
+
+
+def _sign(status: str | None, short: bool = False) -> str:
     if status is None:
         return '<span class="soft">&ndash;</span>'
     word, kind, sign = _STATUS[status]
-    return tag(f"{sign} {word}", kind)
+    return tag(sign if short and status == "pass" else f"{sign} {word}", kind)
 
 
 def _host(name: str, host: Host) -> str:
@@ -134,11 +139,14 @@ def _host(name: str, host: Host) -> str:
 
 def _test_rows(test: t.Mapping[str, t.Any], entry: t.Mapping[str, t.Any]) -> list[str]:
     """Rows of one test: its checks, the bad ones first, then what the tool said."""
-    seen = sorted(test["checks"], key=lambda check: bool(check["ok"]))
-    lines = [(check["what"], check["expected"], check["found"], bool(check["ok"])) for check in seen[:_MOST_CHECKS]]
-    if len(seen) > _MOST_CHECKS:
-        lines.append((f"{len(seen) - _MOST_CHECKS} more", "", "all in the file", True))
+    lines = [
+        (str(check["what"]), str(check["expected"]), str(check["found"]), False)
+        for check in test["checks"]
+        if not check["ok"]
+    ]
+    lines = lines[:_MOST_CHECKS]
     lines += [(str(error), "no error", "error", False) for error in entry.get("errors") or []]
+    lines += _good(test["checks"])
     lines += [(f"note: {note}", "", "", True) for note in entry.get("notes") or []]
     if test["status"] == "not_run":
         lines = [(str(entry.get("reason") or ""), "a run", "none", True)]
@@ -153,14 +161,32 @@ def _test_rows(test: t.Mapping[str, t.Any], entry: t.Mapping[str, t.Any]) -> lis
     for position, (what, wanted, found, good) in enumerate(lines):
         start = head if position == 0 else ""
         end = f"<td class=num rowspan={len(lines)}>{escape(took)}</td>" if position == 0 else ""
-        miss = "" if good else ' class="miss"'
-        cells = f"<td class=was>{escape(what)}</td><td>{escape(wanted)}</td><td>{escape(found)}</td>"
-        rows.append(f"<tr{miss}>{start}{cells}{end}</tr>")
+        miss = "" if good else " miss"
+        cells = "".join(
+            f'<td class="{kind}{miss}">{escape(text)}</td>'
+            for kind, text in (("was", what), ("short", wanted), ("was found", found))
+        )
+        rows.append(f"<tr>{start}{cells}{end}</tr>")
     return rows
 
 
+def _good(seen: t.Sequence[t.Mapping[str, t.Any]]) -> list[tuple[str, str, str, bool]]:
+    """Marks that were reached, one line for each: of eight GPUs the slowest and the fastest are told."""
+    lines = []
+    for variable in dict.fromkeys(check["variable"] for check in seen):
+        group = [check for check in seen if check["variable"] == variable and check["ok"]]
+        if len(group) == 1:
+            lines.append((str(group[0]["what"]), str(group[0]["expected"]), str(group[0]["found"]), True))
+        elif group:
+            words = str(group[0]["what"])[len(group[0]["device"]) + 2 :]
+            ordered = sorted((str(check["found"]) for check in group), key=lambda text: float(text.split(" ")[0]))
+            span = ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0].split(' ')[0]} to {ordered[-1]}"
+            lines.append((f"{words}, {len(group)} devices", str(group[0]["expected"]), span, True))
+    return lines
+
+
 def _measured(entry: t.Mapping[str, t.Any]) -> str:
-    values = {key: value for key, value in (entry.get("values") or {}).items() if not isinstance(value, t.Mapping)}
+    values = {key: value for key, value in (entry.get("measured") or {}).items() if not isinstance(value, t.Mapping)}
     return ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in values.items()) or "ran to its end"
 
 

@@ -234,7 +234,7 @@ class Tests:
         return {
             "outcome": "not_run" if reading.nothing else "measured",
             "reason": reading.nothing,
-            "values": reading.values,
+            "measured": reading.values,
             "errors": reading.errors,
             "notes": reading.notes,
             "versions": reading.versions,
@@ -455,7 +455,7 @@ class Runner:
         self.programs.cancelled = True
 
     def _read_hardware(self) -> dict[str, t.Any]:
-        reader = Reader("", SIMULATION, HardwareTools(self.programs), 30.0)
+        reader = Reader("", self.config.get("simulation", SIMULATION), HardwareTools(self.programs), 30.0)
         return gather(reader, ["all"])
 
     def _test(self, tests: Tests, name: str) -> Entry:
@@ -464,7 +464,7 @@ class Runner:
         started, begun = now(), time.monotonic()
         entry: Entry = {
             "outcome": "not_run",
-            "values": {},
+            "measured": {},
             "errors": [],
             "notes": [],
             "versions": {},

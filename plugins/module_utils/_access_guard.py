@@ -225,14 +225,15 @@ class Guard:
         wish = self.wish
         self._stop_timer()
         with self._alone():
-            if not wish.path("pending").exists():
+            fresh = not wish.path("pending").exists()
+            if fresh:
                 previous = wish.path("previous")
                 shutil.rmtree(previous, ignore_errors=True)
                 for name, path in (("ssh", wish.ssh_file), ("firewall", wish.firewall_file)):
                     if text_of(path):
                         save(previous / name, text_of(path), os.stat(path).st_mode & 0o777)
                 save(wish.path("pending"), f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n", 0o600)
-        self._must(
+        code, out, err = self.run(
             [
                 "systemd-run",
                 "--quiet",
@@ -241,9 +242,13 @@ class Guard:
                 "--timer-property=AccuracySec=1s",
                 wish.helper,
                 "rollback",
-            ],
-            "the timer that would undo the change cannot be started, nothing was changed",
+            ]
         )
+        if code != 0:
+            if fresh:
+                wish.path("pending").unlink()
+            said = " ".join((err.strip() or out.strip()).split())
+            raise AccessError(f"the timer that would undo the change cannot be started, nothing was changed: {said}")
 
     def _switch(self) -> None:
         wish = self.wish

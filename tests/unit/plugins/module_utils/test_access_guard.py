@@ -110,6 +110,7 @@ def test_without_a_timer_nothing_is_changed(machine: Machine) -> None:
     with pytest.raises(access.AccessError, match="nothing was changed: no manager"):
         guard(machine, ssh={"PermitTunnel": "no"}).begin()
     assert not (machine.root / "00.conf").exists()
+    assert not (machine.root / "state/pending").exists()
     assert machine.table == ""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 UNIT = "gpufleet-burn-in.service"
 _START_SECONDS = 20.0
+_NAME_SECONDS = 5.0
 
 
 class JobError(Exception):
@@ -75,6 +76,16 @@ def job_of(directory: str) -> Job:
         fresh = state == "running"
         return Job("running", str(status.get("job") or "") if fresh else "", status if fresh else {})
     return Job("interrupted" if state == "running" else state, str(status.get("job") or ""), status)
+
+
+def name_of_running(directory: str) -> str:
+    """The name of the job that runs; one that began this very moment has none yet."""
+    until = time.monotonic() + _NAME_SECONDS
+    while True:
+        job = job_of(directory)
+        if job.job or job.state != "running" or time.monotonic() >= until:
+            return job.job
+        time.sleep(0.1)
 
 
 def busy_units(run: Run, units: t.Sequence[str]) -> list[str]:

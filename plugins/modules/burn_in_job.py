@@ -92,7 +92,7 @@ def find(tool: str) -> str | None:
 def _started(module: AnsibleModule, run: jobs.Run, job: jobs.Job) -> dict[str, t.Any]:
     wanted = module.params
     if job.state == "running":
-        return {"changed": False, "action": "join", "job": job.job, "reasons": []}
+        return {"changed": False, "action": "join", "job": jobs.name_of_running(wanted["directory"]), "reasons": []}
     result = jobs.read_json(f"{wanted['directory']}/result.json")
     reasons = ["burn_in_force is set"] if wanted["force"] else []
     if not reasons:

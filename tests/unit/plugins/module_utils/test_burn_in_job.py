@@ -34,7 +34,7 @@ def status(directory: Path, **data: object) -> None:
     (directory / "status.json").write_text(json.dumps(data), encoding="utf-8")
 
 
-def test_states_of_a_job(tmp_path: Path) -> None:
+def test_states_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert jobs.job_of(str(tmp_path)) == jobs.Job("none", "", {})
     status(tmp_path, state="done", job="a")
     assert jobs.job_of(str(tmp_path)).state == "done"
@@ -46,6 +46,11 @@ def test_states_of_a_job(tmp_path: Path) -> None:
         status(tmp_path, state="done", job="b")
         # A new runner that has not written yet: not the job of before.
         assert (jobs.job_of(str(tmp_path)).state, jobs.job_of(str(tmp_path)).job) == ("running", "")
+        monkeypatch.setattr(jobs, "_NAME_SECONDS", 0.2)
+        assert jobs.name_of_running(str(tmp_path)) == ""
+        status(tmp_path, state="running", job="c")
+        assert jobs.name_of_running(str(tmp_path)) == "c"
+        status(tmp_path, state="done", job="b")
     assert jobs.job_of(str(tmp_path)).state == "done"
 
 

@@ -162,7 +162,7 @@ def main() -> None:
         ssh_settings={str(key): _word(value) for key, value in wanted["ssh_settings"].items()},
         ssh_unit=wanted["ssh_unit"],
         ssh_ports=tuple(wanted["ssh_ports"]),
-        firewall_rules=wanted["firewall_rules"],
+        firewall_rules=f"{wanted['firewall_rules'].strip()}\n" if wanted["firewall_rules"].strip() else "",
         header=wanted["header"],
         seconds=wanted["rollback_seconds"],
     )

@@ -28,7 +28,7 @@ options:
         type: path
         required: true
       content:
-        description: What is in it.
+        description: What is in it. A newline that is missing at its end is added.
         type: str
         required: true
       mode:
@@ -193,7 +193,13 @@ def main() -> None:
         return t.cast("tuple[int, str, str]", module.run_command(argv, environ_update={"LC_ALL": "C.UTF-8"}))
 
     whole = [
-        files.File(one["path"], one["content"], _octal(module, one["mode"]), tuple(one["validate"]), tuple(one["then"]))
+        files.File(
+            one["path"],
+            one["content"].rstrip("\n") + "\n",
+            _octal(module, one["mode"]),
+            tuple(one["validate"]),
+            tuple(one["then"]),
+        )
         for one in wanted["files"]
     ]
     edits = [

@@ -238,7 +238,7 @@ def _by_rule(draft: _Draft) -> list[Drive]:
     if not chosen:
         draft.problems.append(
             f"no drives: expected {wanted or 'some'} NVMe drives ({_rule(draft.wish)}), "
-            f"found none of {len(draft.drives)} NVMe drives on this host{there}"
+            f"found {f'none that fits among {len(draft.drives)}' if draft.drives else 'no NVMe drive on this host'}{there}"
         )
     elif wanted and len(chosen) != wanted:
         draft.problems.append(

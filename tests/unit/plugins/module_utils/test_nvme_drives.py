@@ -44,7 +44,7 @@ def test_an_empty_image_carries_nothing(image: Path) -> None:
 def test_real_signatures(image: Path) -> None:
     assert real(["mkfs.ext4", "-q", "-U", UUID, "-L", "keepme", str(image)])[0] == 0
     assert drives.signatures(real, str(image)) == [drives.Signature("ext4", UUID, "keepme")]
-    assert drives.signatures(real, str(image))[0].words == "an ext4 file system or signature named keepme"
+    assert drives.signatures(real, str(image))[0].words == "an ext4 file system named keepme"
 
 
 def test_a_real_swap_area_and_a_real_partition_table(image: Path) -> None:
@@ -251,5 +251,5 @@ def test_captured_member() -> None:
 
 def test_captured_drive_with_data() -> None:
     seen = drives.parse_wipefs((FIXTURES / "wipefs_data.json").read_text())
-    assert [entry.words for entry in seen] == ["an ext4 file system or signature named keepme"]
+    assert [entry.words for entry in seen] == ["an ext4 file system named keepme"]
     assert json.loads((FIXTURES / "wipefs_blank.json").read_text()) == {"signatures": []}

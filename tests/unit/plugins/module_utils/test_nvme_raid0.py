@@ -165,13 +165,13 @@ def test_a_half_written_create_is_explained_and_begins_again_when_confirmed(worl
 @pytest.mark.parametrize(
     ("seen", "words"),
     [
-        (sig("ext4", UUID, "data"), "an ext4 file system or signature named data"),
+        (sig("ext4", UUID, "data"), "an ext4 file system named data"),
         (sig("LVM2_member", UUID), "an LVM physical volume"),
         (sig("zfs_member", "1"), "a member of a ZFS pool"),
         (sig("gpt"), "a GPT partition table"),
         (sig("linux_raid_member", UUID, "old:0"), "a member of an md array named old:0"),
         (sig("crypto_LUKS", UUID), "a LUKS volume"),
-        (sig("ceph_bluestore"), "a ceph_bluestore file system or signature"),
+        (sig("ceph_bluestore"), "a ceph_bluestore signature"),
     ],
 )
 def test_a_drive_with_data_is_refused_by_name_and_wiped_only_when_confirmed(
@@ -200,7 +200,7 @@ def test_partitions_are_wiped_before_their_table(world: World) -> None:
     disk.parts = {"nvme0n1p1": [sig("ext4", UUID)], "nvme0n1p2": []}
     world.sync()
     said = refused(world)
-    assert "a GPT partition table, partition nvme0n1p1: an ext4 file system or signature, partition nvme0n1p2." in said
+    assert "a GPT partition table, partition nvme0n1p1: an ext4 file system, partition nvme0n1p2." in said
     world.may_go = {disk.name}
     run(world, confirm_wipe=(disk.name,))
     wiped = [argv[-1] for argv in world.changes if argv[0] == "wipefs"]
@@ -269,7 +269,13 @@ def test_data_that_appears_after_the_plan_stops_it(world: World) -> None:
 
 def test_no_drives(tmp_path: Path) -> None:
     said = refused(World(tmp_path, 0), min_size=10**12)
-    assert said == ("no drives: expected some NVMe drives (at least 1.00 TB), found none of 0 NVMe drives on this host")
+    assert said == ("no drives: expected some NVMe drives (at least 1.00 TB), found no NVMe drive on this host")
+
+
+def test_no_drives_that_fit(world: World) -> None:
+    said = refused(world, models=("Micron",))
+    assert "expected some NVMe drives (model like Micron), found none that fits among 4; left out: nvme-SAMSUNG" in said
+    assert "(/dev/nvme0n1, 3.84 TB): model SAMSUNG MZQL23T8HCLS-00A07" in said
 
 
 def test_one_drive_is_no_stripe(tmp_path: Path) -> None:
@@ -337,10 +343,7 @@ def test_growing_shrinking_and_other_changes_are_refused(world: World) -> None:
     world.disks["nvme4n1"] = five
     world.sync()
     said = refused(world)
-    assert (
-        f"{five.name} (/dev/nvme4n1, 3.84 TB) with an xfs file system or signature is chosen besides: growing is refused"
-        in said
-    )
+    assert f"{five.name} (/dev/nvme4n1, 3.84 TB) with an xfs file system is chosen besides: growing is refused" in said
     assert "growing and shrinking are refused" not in said
     assert not run(world, exclude=(five.name,))["changed"]
     assert not run(world, count=4)["changed"]
@@ -395,7 +398,7 @@ def test_a_vanished_or_foreign_file_system_is_not_made_again(world: World) -> No
     world.sync()
     assert "carries nothing; expected the xfs file system" in refused(world)
     stripes[:] = [sig("ext4", UUID, "mine")]
-    assert "carries an ext4 file system or signature named mine that this role did not make" in refused(world)
+    assert "carries an ext4 file system named mine that this role did not make" in refused(world)
 
 
 def foreign(world: World, name: str = "old:0", carried: str = "xfs") -> None:

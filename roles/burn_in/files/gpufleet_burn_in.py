@@ -38,6 +38,8 @@ MOST_LINES = 400
 MOST_OUTPUT = 8 * 1024 * 1024
 TICK = 0.1
 GRACE = 10.0
+# ib_write_bw listens a moment after it was started, and says nothing about it.
+SERVER_HEAD_START = 1.5
 
 Params = dict[str, t.Any]
 Entry = dict[str, t.Any]
@@ -353,7 +355,7 @@ class Tests:
             words += params["extra_args"]
             server = self._programs.start(words, f"rdma_{device}_{port}_server")
             try:
-                time.sleep(1.5)
+                time.sleep(SERVER_HEAD_START)
                 argv = [*words, "127.0.0.1"]
                 log = f"rdma_{device}_{port}"
                 reading = tools.parse_ib_write_bw(*self._programs.run(argv, log, timeout / len(devices)))

@@ -28,8 +28,8 @@ _BLKID_AMBIVALENT = 8
 # xfs_format.h, struct xfs_dsb: mkfs.xfs sets sb_inprogress first and clears it last; the kernel refuses to mount with it.
 _XFS_SUPERBLOCK = 512
 _XFS_INPROGRESS = 126
-_FILE_SYSTEMS = (
-    "apfs bcachefs btrfs exfat ext2 ext3 ext4 f2fs gfs2 hfsplus iso9660 jfs nilfs2 ntfs ocfs2 udf vfat xfs".split()
+_FILE_SYSTEMS = re.compile(
+    r"apfs|bcachefs|btrfs|exfat|ext[234]|f2fs|gfs2|hfsplus|iso9660|jfs|nilfs2|ntfs|ocfs2|udf|vfat|xfs"
 )
 _WORDS = {
     "linux_raid_member": "a member of an md array",
@@ -58,7 +58,7 @@ class Signature:
     @property
     def words(self) -> str:
         """In words, such as "an ext4 file system labelled data"."""
-        what = "file system" if self.kind in _FILE_SYSTEMS else "signature"
+        what = "file system" if _FILE_SYSTEMS.fullmatch(self.kind) else "signature"
         text = _WORDS.get(self.kind) or f"{_article(self.kind)} {self.kind} {what}"
         return f"{text} named {self.label}" if self.label else text
 

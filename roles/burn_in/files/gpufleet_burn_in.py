@@ -68,6 +68,12 @@ def write_json(path: Path, data: t.Any) -> None:
         os.fsync(file.fileno())
     part.chmod(0o644)
     part.replace(path)
+    # The directory, too: a result that was set aside must not come back with the power.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class Status:

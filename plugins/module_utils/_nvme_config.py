@@ -49,16 +49,20 @@ def _replace(text: str, name: str, line: str | None, is_ours: t.Callable[[str], 
     return "".join(kept)
 
 
-def mdadm_conf(text: str, name: str, uuid: str, md_name: str | None) -> str:
-    """mdadm.conf with the array's line, or without it when there is no name."""
+def mdadm_line(name: str, uuid: str) -> str:
+    """The array's line in mdadm.conf. By UUID alone: the name in the superblocks keeps the host name of the day it was built."""
+    return f"ARRAY /dev/md/{name} metadata=1.2 UUID={md_uuid(uuid)}"
+
+
+def mdadm_conf(text: str, name: str, uuid: str, present: bool) -> str:
+    """mdadm.conf with the array's line, or without it."""
     wanted = md_uuid(uuid)
 
     def is_ours(entry: str) -> bool:
         found = re.search(r"\bUUID=([0-9A-Fa-f:]+)", entry)
         return entry.startswith("ARRAY") and found is not None and md_uuid(found[1]) == wanted
 
-    line = f"ARRAY /dev/md/{name} metadata=1.2 name={md_name} UUID={wanted}" if md_name else None
-    return _replace(text, name, line, is_ours)
+    return _replace(text, name, mdadm_line(name, uuid) if present else None, is_ours)
 
 
 def _fields(entry: str) -> list[str]:

@@ -141,7 +141,7 @@ def _texts(machine: Machine, wish: Wish, setup: Setup, record: Record) -> dict[s
     conf, table = machine.text(config.MDADM_CONF), machine.text(config.FSTAB)
     rule = config.UDEV_RULE.format(name=wish.name)
     return {
-        config.MDADM_CONF: (conf, config.mdadm_conf(conf, wish.name, record.array_uuid, wish.md_name)),
+        config.MDADM_CONF: (conf, config.mdadm_conf(conf, wish.name, record.array_uuid, True)),
         config.FSTAB: (
             table,
             config.fstab(table, wish.name, record.fs_uuid, (wish.mount, wish.filesystem, _options(setup))),
@@ -185,12 +185,11 @@ def _recorded_names(record: Record | None) -> list[str]:
 def _wanted(wish: Wish, setup: Setup, plan: Plan, record: Record | None) -> dict[str, str]:
     """The host as it shall be; UUIDs that are not made yet are said to be new."""
     fs_uuid = config.dashed_uuid(record.fs_uuid) if record else "(new)"
-    array_uuid = config.md_uuid(record.array_uuid) if record else "(new)"
     return {
         "array": f"{wish.name}, RAID 0, chunk {wish.chunk_kib} KiB",
         "drives": ", ".join(drive.by_id for drive in plan.members),
         "file system": wish.filesystem,
-        "mdadm.conf": f"ARRAY /dev/md/{wish.name} metadata=1.2 name={wish.md_name} UUID={array_uuid}",
+        "mdadm.conf": config.mdadm_line(wish.name, record.array_uuid) if record else f"ARRAY /dev/md/{wish.name} (new)",
         "fstab": f"UUID={fs_uuid} {wish.mount} {wish.filesystem} {_options(setup)} 0 0",
         "mounted": wish.mount,
     }
@@ -488,7 +487,7 @@ def _absent_files(machine: Machine, wish: Wish, record: Record | None) -> dict[s
     if record is None:
         return {rule: (machine.text(rule), "")}
     return {
-        config.MDADM_CONF: (conf, config.mdadm_conf(conf, wish.name, array_uuid, None)),
+        config.MDADM_CONF: (conf, config.mdadm_conf(conf, wish.name, array_uuid, False)),
         config.FSTAB: (table, config.fstab(table, wish.name, fs_uuid, None)),
         rule: (machine.text(rule), ""),
     }

@@ -227,6 +227,8 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils._nvme_machine im
 from ansible_collections.gpufleet.deepseek.plugins.module_utils._nvme_plan import Wish
 from ansible_collections.gpufleet.deepseek.plugins.module_utils._nvme_raid0 import Setup, ensure, ensure_absent
 
+# An account other than root may find no /sbin in its path.
+_PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/local/sbin:/usr/sbin:/sbin"
 _ACTIONS = ["refuse", "warn", "allow"]
 
 
@@ -239,7 +241,7 @@ def _runner(module: AnsibleModule) -> t.Callable[[list[str]], tuple[int, str, st
                 module.run_command(
                     argv,
                     data="n\n",
-                    environ_update={"LC_ALL": "C.UTF-8"},
+                    environ_update={"LC_ALL": "C.UTF-8", "PATH": _PATH},
                     expand_user_and_vars=False,
                     handle_exceptions=False,
                     errors="surrogateescape",

@@ -189,11 +189,11 @@ def test_lines_of_others_for_the_mount_point() -> None:
 def test_mdadm_conf_takes_the_place_of_the_line_that_the_package_wrote() -> None:
     line = f"ARRAY /dev/md/models  metadata=1.2 UUID={config.md_uuid(UUID)} name=gpu1:models\n"
     before = f"HOMEHOST <system>\n{line}# end\n"
-    after = config.mdadm_conf(before, "models", UUID, "gpu1:models")
-    ours = f"ARRAY /dev/md/models metadata=1.2 name=gpu1:models UUID={config.md_uuid(UUID)}"
+    after = config.mdadm_conf(before, "models", UUID, True)
+    ours = f"ARRAY /dev/md/models metadata=1.2 UUID={config.md_uuid(UUID)}"
     assert after == f"HOMEHOST <system>\n# gpufleet nvme_raid models\n{ours}\n# end\n"
-    assert config.mdadm_conf(after, "models", UUID, "gpu1:models") == after
-    assert config.mdadm_conf(after, "models", UUID, None) == "HOMEHOST <system>\n# end\n"
+    assert config.mdadm_conf(after, "models", UUID, True) == after
+    assert config.mdadm_conf(after, "models", UUID, False) == "HOMEHOST <system>\n# end\n"
 
 
 def test_udev_rule() -> None:

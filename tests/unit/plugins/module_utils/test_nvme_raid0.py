@@ -76,7 +76,7 @@ def test_check_run_check_run(world: World, filesystem: str) -> None:
     assert record(world)["stage"] == "built"
     assert f"{filesystem} noatime,nofail 0 0\n" in world.read("etc/fstab")
     assert world.read("etc/fstab").startswith("UUID=1234 / ext4")
-    conf = f"# gpufleet nvme_raid models\nARRAY /dev/md/models metadata=1.2 name=gpu1:models UUID={done['array']['uuid']}\n"
+    conf = f"# gpufleet nvme_raid models\nARRAY /dev/md/models metadata=1.2 UUID={done['array']['uuid']}\n"
     assert world.read("etc/mdadm/mdadm.conf") == f"MAILADDR root\n{conf}"
     assert [argv[0] for argv in world.changes].count("update-initramfs") == 1
     again = run(world, check=True, filesystem=filesystem)

@@ -254,7 +254,7 @@ class Probe:
         reader = self._reader
         found = devices(reader)
         kernel = reader.text("/proc/sys/kernel/osrelease") or os.uname().release
-        loaded, loaded_flavor = parse_loaded(reader.text("/proc/driver/nvidia/version") or "")
+        loaded, loaded_flavor = parse_loaded(reader.text(f"{reader.simulation}/proc/driver/nvidia/version") or "")
         variable = reader.data(f"/sys/firmware/efi/efivars/{_SECURE_BOOT}", 16)
         secure = (
             (len(variable) > 4 and variable[4] == 1)
@@ -262,7 +262,8 @@ class Probe:
             else (None if reader.exists("/sys/firmware/efi") else False)
         )
         packages = parse_packages(self._ask("dpkg_query", "dpkg-query", "-W", "-f", QUERY).out)
-        module, module_version = self._module(kernel)
+        simulated = reader.text(f"{reader.simulation}/modinfo_version") if reader.simulation else None
+        module, module_version = ("nvidia", simulated) if simulated else self._module(kernel)
         updates = [name for name in reader.names("/var/lib/dpkg/updates") if name.isdigit()]
         return Driver(
             gpus=[

@@ -94,6 +94,7 @@ class Plan:
 
     :ivar problems: sentences; not empty means that nothing may be touched.
     :ivar change: does the driver on the host differ from the wanted one?
+    :ivar build: is everything installed and only the module for the running kernel missing?
     :ivar wait: why nothing is installed before a reboot; empty when nothing speaks against it.
     """
 
@@ -107,6 +108,7 @@ class Plan:
     peermem: bool = False
     change: bool = False
     wait: str = ""
+    build: bool = False
 
 
 def rows(table: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[Row, ...]:
@@ -240,7 +242,9 @@ def decide(driver: Driver, wish: Wish) -> Plan:
             f"nvidia_driver_allow_no_gpu: expected an NVIDIA GPU on the PCI bus, found none ({NO_GPU}); true lets the role go on nevertheless"
         )
     elif driver.gpus and wish.source == "none" and not (driver.loaded or driver.module):
-        problems.append("nvidia_driver_source: expected a driver on the host (value none), found neither a loaded nor an installed one")
+        problems.append(
+            "nvidia_driver_source: expected a driver on the host (value none), found neither a loaded nor an installed one"
+        )
     branch = _number(wish.version or wish.branch or wish.default_branch)
     version = wish.version or str(branch)
     flavor, wrong = _flavor(driver, wish, branch) if wish.source != "none" else ("", [])
@@ -255,12 +259,29 @@ def decide(driver: Driver, wish: Wish) -> Plan:
             )
         packages = driver.packages_of_driver()
         if packages:
-            problems.append(f"nvidia_driver_source: expected no packages of the driver beside an archive, found {', '.join(packages)}")
+            problems.append(
+                f"nvidia_driver_source: expected no packages of the driver beside an archive, found {', '.join(packages)}"
+            )
         change = driver.module_version != wish.version or driver.library != wish.version
         tools = ["dkms", "gcc", "make", *([] if driver.headers else [wish.kernel_headers.format(kernel=driver.kernel)])]
         return Plan(problems, branch, flavor, version, tools, [], fabric, peermem, change, _wait(driver, change))
     if wish.source == "none":
-        return Plan(problems, branch, flavor, wish.version, fabric_manager=driver.nvswitches > 0, peermem=peermem)
+        if (
+            driver.nvswitches
+            and not driver.simulated
+            and not any(name.startswith("nvidia-fabricmanager") for name in driver.packages)
+        ):
+            problems.append(
+                f"nvidia_driver_source: expected Fabric Manager on a host with {driver.nvswitches} NVSwitches (value none), found no package of it"
+            )
+        return Plan(
+            problems,
+            branch,
+            flavor,
+            wish.version,
+            fabric_manager=driver.nvswitches > 0 and not driver.simulated,
+            peermem=peermem,
+        )
     row = row_for(wish.rows, branch)
     if row is None or (row.branches and branch not in row.branches):
         has = sorted({number for one in wish.rows for number in one.branches}) or [
@@ -294,6 +315,7 @@ def decide(driver: Driver, wish: Wish) -> Plan:
         peermem,
         change,
         _wait(driver, change),
+        build=not change and not driver.module,
     )
 
 

@@ -27,6 +27,7 @@ _REASONS = (
     (r"already been? (?:bound|probed)|nouveau", "another driver holds the GPU (nouveau)"),
     (r"API mismatch|has the version", "kernel module and user space have different versions"),
     (r"RmInitAdapter failed|fallen off the bus", "the GPU does not answer"),
+    (r"No such device", "No NVIDIA GPU found"),
     (r"version magic|disagrees about version of symbol|Unknown symbol", "it was built for another kernel"),
 )
 

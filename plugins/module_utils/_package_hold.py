@@ -36,6 +36,12 @@ def selections(run: Run) -> dict[str, str]:
     return found
 
 
+def matching(now: t.Mapping[str, str], patterns: t.Sequence[str]) -> list[str]:
+    """The installed packages that any of the patterns means, without their architecture."""
+    names = {name.split(":")[0] for name in now}
+    return sorted(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+
 def changes(now: t.Mapping[str, str], patterns: t.Sequence[str], held: bool) -> list[str]:
     """The packages whose selection has to change."""
     wanted = "hold" if held else "install"

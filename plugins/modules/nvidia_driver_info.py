@@ -123,7 +123,7 @@ driver:
     secure_boot: false
     dpkg_interrupted: false
 plan:
-  description: What follows from the wishes - C(problems), C(packages) with versions, C(change), C(wait), C(fabric_manager), C(flavor), C(branch).
+  description: What follows from the wishes - C(problems), C(packages) with versions, C(change), C(wait), C(build), C(fabric_manager), C(flavor), C(branch).
   returned: success
   type: dict
   sample: {problems: [], branch: 580, flavor: open, change: false, wait: "", fabric_manager: true}

@@ -40,6 +40,12 @@ names:
   type: list
   elements: str
   sample: [linux-image-amd64, nvidia-driver-cuda]
+matched:
+  description: All installed packages that match, changed or not.
+  returned: success
+  type: list
+  elements: str
+  sample: [linux-image-amd64, nvidia-driver-cuda, nvidia-persistenced]
 """
 
 import typing as t
@@ -58,13 +64,15 @@ def _ensure(module: AnsibleModule) -> dict[str, t.Any]:
         )
 
     held = module.params["state"] == "held"
-    names = hold.changes(hold.selections(run), module.params["patterns"], held)
+    now = hold.selections(run)
+    names = hold.changes(now, module.params["patterns"], held)
     if names and not module.check_mode:
         hold.select(run, names, held)
     before, after = ("install", "hold") if held else ("hold", "install")
     return {
         "changed": bool(names),
         "names": names,
+        "matched": hold.matching(now, module.params["patterns"]),
         "diff": {
             "before": "".join(f"{name} {before}\n" for name in names),
             "after": "".join(f"{name} {after}\n" for name in names),

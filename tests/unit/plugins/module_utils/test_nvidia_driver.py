@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,7 @@ def test_an_empty_host(tmp_path: Path) -> None:
 def test_tools_of_a_live_host() -> None:
     asked = []
 
-    def run(argv: tuple[str, ...], timeout: float) -> Output:
+    def run(argv: Sequence[str], timeout: float) -> Output:
         asked.append(argv[0])
         return Output(0, "deepseek-service.service loaded active running x\n" if argv[0] == "systemctl" else "")
 

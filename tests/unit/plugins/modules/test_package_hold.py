@@ -41,7 +41,9 @@ class Dpkg:
             )
         assert argv == ["dpkg", "--set-selections"]
         self.writes += 1
-        self.selections.update(line.split() for line in (data or "").splitlines())
+        for line in (data or "").splitlines():
+            name, selection = line.split()
+            self.selections[name] = selection
         return 0, "", ""
 
 

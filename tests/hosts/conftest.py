@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hosttools
 from hosttools import Hosts
 
-NAME = "gfhosts"
+# Another lab beside it, for somebody who works on a test: GPUFLEET_HOSTS_LAB=NAME,SUBNET,RAIL_SUBNET.
+LAB = os.environ.get("GPUFLEET_HOSTS_LAB") or "gfhosts,10.78.4.0/24,172.30.78.0/24"
 
 
 def vm_packages() -> list[str]:
@@ -44,7 +45,7 @@ def vms() -> Iterator[Hosts]:
         # The driver is compiled twice.
         "lab_image_timeout": 1800,
     }
-    made = Hosts(NAME, "10.78.4.0/24", "172.30.78.0/24", extra=extra)
+    made = Hosts(*LAB.split(","), extra=extra)
     keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
     if not keep:
         made.down()

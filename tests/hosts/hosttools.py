@@ -86,6 +86,22 @@ class Hosts:
         """The hosts."""
         return [f"vm{number}" for number in range(1, self.count + 1)]
 
+    def number(self, host: str) -> int:
+        """The host's place in both subnets."""
+        return 50 + self.names.index(host)
+
+    def address(self, host: str) -> str:
+        """The host's address."""
+        return f"{self.subnet.rpartition('.')[0]}.{self.number(host)}"
+
+    def rail(self, host: str) -> str:
+        """The host's address on the rail."""
+        return f"{self.rail_subnet.rpartition('.')[0]}.{self.number(host)}"
+
+    def serial(self, host: str, drive: str) -> str:
+        """Serial number of a drive: nvme0 to nvme3, data."""
+        return f"{self.name[:6]}-{host}-{drive}"
+
     # -- the lab itself
 
     def variables(self) -> list[str]:

@@ -16,25 +16,29 @@ from hosttools import Hosts, Result
 
 ARRAY = "/srv/models"
 NO_GPU = "No NVIDIA GPU found"
-VARIABLES: dict[str, Any] = {
-    # Both hosts at a time: nobody serves here.
-    "fleet_serial": ["100%"],
-    "os_hardening_enabled": True,
-    "os_hardening_rails": ["enp0s17"],
-    "nvidia_driver_enabled": True,
-    "nvidia_driver_source": "distro",
-    "nvidia_driver_flavor": "open",
-    "nvidia_driver_allow_no_gpu": True,
-    "nvme_raid_enabled": True,
-    "nvme_raid_count": 4,
-    "nvme_raid_exclude": ["nvme-QEMU_NVMe_Ctrl_gfhost-{{ inventory_hostname }}-data"],
-    "nic_offload_enabled": True,
-    "nic_offload_interfaces": ["enp0s16"],
-    "rdma_enabled": True,
-    "rdma_soft_roce_interfaces": ["enp0s17"],
-    "rdma_verify_seconds": 1,
-    "fleet_rails": [{"name": "enp0s17", "address": "{{ ansible_host | replace('10.78.4.', '172.30.78.') }}/24"}],
-}
+
+
+def variables(vms: Hosts) -> dict[str, Any]:
+    """Every role that prepares hosts, on both at a time: nobody serves here."""
+    rail = vms.rail_subnet.rpartition(".")[0]
+    return {
+        "fleet_serial": ["100%"],
+        "os_hardening_enabled": True,
+        "os_hardening_rails": ["enp0s17"],
+        "nvidia_driver_enabled": True,
+        "nvidia_driver_source": "distro",
+        "nvidia_driver_flavor": "open",
+        "nvidia_driver_allow_no_gpu": True,
+        "nvme_raid_enabled": True,
+        "nvme_raid_count": 4,
+        "nvme_raid_exclude": [f"nvme-QEMU_NVMe_Ctrl_{vms.name[:6]}-{{{{ inventory_hostname }}}}-data"],
+        "nic_offload_enabled": True,
+        "nic_offload_interfaces": ["enp0s16"],
+        "rdma_enabled": True,
+        "rdma_soft_roce_interfaces": ["enp0s17"],
+        "rdma_verify_seconds": 1,
+        "fleet_rails": [{"name": "enp0s17", "address": f"{rail}.{{{{ ansible_host.split('.') | last }}}}/24"}],
+    }
 
 
 def boots(vms: Hosts, host: str) -> int:
@@ -45,7 +49,7 @@ def boots(vms: Hosts, host: str) -> int:
 def run_until(vms: Hosts, task: str, seconds: float = 1500) -> str:
     """Start hosts.yml and kill it, as a power cut of the controller would, when it begins that task; what it had said."""
     argv = [hosttools.tool("ansible-playbook"), "-i", "inventories/lab", "playbooks/hosts.yml", *vms.variables()]
-    argv += ["-e", json.dumps(VARIABLES)]
+    argv += ["-e", json.dumps(variables(vms))]
     env = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
     said: list[str] = []
     limit = time.monotonic() + seconds
@@ -73,7 +77,7 @@ def run_until(vms: Hosts, task: str, seconds: float = 1500) -> str:
 
 def hosts_yml(vms: Hosts, *words: str) -> Result:
     """One run."""
-    return vms.playbook("playbooks/hosts.yml", *words, variables=VARIABLES)
+    return vms.playbook("playbooks/hosts.yml", *words, variables=variables(vms))
 
 
 def test_a_run_that_is_killed_before_its_reboot(vms: Hosts) -> None:

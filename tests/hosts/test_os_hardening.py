@@ -46,10 +46,12 @@ def hardened(vms: Hosts) -> Any:
     host, twin = vms.names[0], vms.names[1]
     scan(vms, twin)
     sysctl = vms.ssh(host, "sysctl -a 2>/dev/null | grep -E '^(kernel|net.ipv4.conf.(all|default)|fs.prot)' | sort")
-    vms.role("os_hardening", hosts=host, variables=settings(vms)).ok()
-    scan(vms, host)
-    yield {"host": host, "twin": twin}
-    vms.role("os_hardening", hosts=host, variables=settings(vms), tasks_from="remove.yml").ok()
+    try:
+        vms.role("os_hardening", hosts=host, variables=settings(vms)).ok()
+        scan(vms, host)
+        yield {"host": host, "twin": twin}
+    finally:
+        vms.role("os_hardening", hosts=host, variables=settings(vms), tasks_from="remove.yml").ok()
     after = vms.ssh(host, "sysctl -a 2>/dev/null | grep -E '^(kernel|net.ipv4.conf.(all|default)|fs.prot)' | sort")
     moving = ("kernel.random", "kernel.ns_last_pid", "kernel.pty.nr", "kernel.tainted", "kernel.perf_")
     keep = [[line for line in text.splitlines() if not line.startswith(moving)] for text in (sysctl, after)]
@@ -66,7 +68,7 @@ def test_everything_is_in_force(vms: Hosts, hardened: dict[str, Any]) -> None:
     host = hardened["host"]
     words = vms.ssh(
         host,
-        "auditctl -l | grep -c gpufleet; auditctl -s | grep backlog_wait_time; systemctl is-active auditd chrony;"
+        "auditctl -l | grep -c gpufleet; auditctl -s | grep -w backlog_wait_time; systemctl is-active auditd chrony;"
         "grep -E '^(disk_full|admin_space_left|space_left|disk_error|max_log_file)_action' /etc/audit/auditd.conf | tr -d ' ';"
         "cat /proc/sys/kernel/dmesg_restrict /proc/sys/net/ipv4/conf/all/rp_filter /proc/sys/net/ipv4/conf/all/accept_redirects"
         " /proc/sys/net/ipv4/tcp_timestamps /proc/sys/kernel/kexec_load_disabled /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established",

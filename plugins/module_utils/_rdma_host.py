@@ -248,7 +248,10 @@ class Host:
         pci = self._target(f"{base}/device")
         return Device(
             name=name,
-            driver="rdma_rxe" if parent else self._target(f"{base}/device/driver"),
+            # Newer kernels may do without the file "parent"; what software makes has no device behind it.
+            driver="rdma_rxe"
+            if parent or (name.startswith("rxe") and not pci)
+            else self._target(f"{base}/device/driver"),
             netdev=parent or self.text(f"{base}/ports/1/gid_attrs/ndevs/0") or (ports[0] if ports else ""),
             pci=pci if re.match(r"[0-9a-f]{4}:[0-9a-f]{2}:", pci) else "",
             layer=self.text(f"{base}/ports/1/link_layer"),

@@ -88,7 +88,7 @@ def _value_problems(label: str, peer: t.Mapping[str, t.Any]) -> list[str]:
     return problems
 
 
-class _HostReader:
+class HostReader:
     """Reads the variables of one host and collects what is wrong with them."""
 
     def __init__(self, host: str, variables: t.Mapping[str, t.Any]) -> None:
@@ -185,7 +185,7 @@ def peers_from_inventory(
         if host not in hostvars:
             problems.append(f"host {host}: expected a host of the inventory, found no such name")
             continue
-        reader = _HostReader(host, hostvars[host])
+        reader = HostReader(host, hostvars[host])
         peers.append(
             {
                 "name": host,
@@ -198,20 +198,3 @@ def peers_from_inventory(
         )
         problems += reader.problems
     return peers, problems
-
-
-def host_addresses(hosts: t.Any, hostvars: t.Mapping[str, t.Any]) -> tuple[list[str], list[str]]:
-    """The addresses by which peers reach hosts, each once, and a sentence for each problem."""
-    problem = _host_list_problem(hosts)
-    if problem:
-        return [], [problem]
-    problems: list[str] = []
-    addresses: list[str] = []
-    for host in hosts:
-        if host not in hostvars:
-            problems.append(f"host {host}: expected a host of the inventory, found no such name")
-            continue
-        reader = _HostReader(host, hostvars[host])
-        addresses.append(reader.address())
-        problems += reader.problems
-    return list(dict.fromkeys(addresses)), problems

@@ -26,6 +26,17 @@ codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
     printf 'Origin: Debian\nLabel: Debian-Security\nSuite: stable-security\nCodename: %s-security\nDate: %s\nSHA256:\n' "$codename" "$(date -Ru)"
     printf ' %s %s Packages\n' "$(sha256sum Packages | cut -d' ' -f1)" "$(stat -c %s Packages)"
 } > Release
-echo "deb [trusted=yes] file:$root/new ./" > /etc/apt/sources.list.d/molecule-hardening.list
-apt-get -qq update -o Dir::Etc::sourcelist=sources.list.d/molecule-hardening.list -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0
+# Only these packages and the installed ones, so that it is quick; all other settings are the host's.
+echo "deb [trusted=yes] file:$root/new ./" > "$root/sources.list"
+printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "/dev/null";\nDir::State::lists "%s";\nDir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n' \
+    "$root/sources.list" "$root/lists" > "$root/apt.conf"
+mkdir -p "$root/lists/partial"
+export APT_CONFIG="$root/apt.conf"
+apt-get -qq update
+unattended-upgrade --dry-run --debug 2>&1
+# The same without the list of names: what would have been taken.
+echo CONTROL
+cp -r /etc/apt/apt.conf.d "$root/parts"
+sed -i '/^Unattended-Upgrade::Package-Blacklist {/,/^};/d' "$root/parts/99gpufleet-updates"
+echo "Dir::Etc::parts \"$root/parts\";" >> "$root/apt.conf"
 unattended-upgrade --dry-run --debug 2>&1

@@ -11,6 +11,7 @@ good enough is not decided here, only whether the tool itself says that somethin
 from __future__ import annotations
 
 import json
+import math
 import re
 import typing as t
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ def number(value: t.Any) -> float | None:
         found = float(value)
     except (TypeError, ValueError):
         return None
-    return found if found == found and abs(found) != float("inf") else None
+    return found if math.isfinite(found) else None
 
 
 def last_words(out: str, err: str) -> str:

@@ -88,9 +88,9 @@ def _networks(rails: t.Sequence[Rail], loose: bool) -> list[str]:
                 continue
             sentence = f"rdma_peers: {what} ({one.name} of {one.host}, {two.name} of {two.host})"
             # One sentence for two rails, not one for every pair of hosts.
-            if not any({one.name, two.name} == names for names, _ in found):
+            if not any({one.name, two.name} == item[0] for item in found):
                 found.append(({one.name, two.name}, sentence))
-    return [sentence for _, sentence in found]
+    return [item[1] for item in found]
 
 
 def _along(rails: t.Sequence[Rail], routed: bool) -> list[str]:

@@ -203,7 +203,7 @@ class Monitor(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        connection, _ = self.socket.accept()
+        connection = self.socket.accept()[0]
         with connection, connection.makefile("rwb") as stream:
             stream.write(b'{"QMP": {}}\n')
             stream.flush()

@@ -39,7 +39,7 @@ def call(program: Path, *words: str, tools: Path) -> subprocess.CompletedProcess
 
 @pytest.fixture(name="program")
 def install_rdma(tmp_path: Path) -> Path:
-    return install(tmp_path / "lib", "rdma", "gpufleet-rdma", "rdma_host")
+    return install(tmp_path / "lib", "rdma", "gpufleet_rdma.py", "rdma_host")
 
 
 def configuration(tmp_path: Path, **more: object) -> str:
@@ -97,7 +97,7 @@ def test_wrong_words(program: Path, tmp_path: Path) -> None:
 
 
 def test_features_of_a_port_that_appears(tmp_path: Path) -> None:
-    program = install(tmp_path / "lib", "nic_offload", "gpufleet-nic-offload", "nic_offload")
+    program = install(tmp_path / "lib", "nic_offload", "gpufleet_nic_offload.py", "nic_offload")
     tools = tmp_path / "tools"
     fixtures = ROOT / "tests/unit/fixtures/nic_offload"
     now = tmp_path / "now.txt"

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026, gpufleet.deepseek contributors
 # SPDX-License-Identifier: Apache-2.0
 """Look at the arrays of role nvme_raid: metrics for Prometheus, a line in the journal, a mail when one breaks.

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026, gpufleet.deepseek contributors
 # SPDX-License-Identifier: Apache-2.0
 """Started by gpufleet-nic-offload@INTERFACE.service when a port appears: sets the features that the role wants there."""

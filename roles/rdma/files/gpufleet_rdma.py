@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026, gpufleet.deepseek contributors
 # SPDX-License-Identifier: Apache-2.0
 """RDMA settings at boot, and measurements between two hosts.

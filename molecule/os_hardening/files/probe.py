@@ -3,7 +3,7 @@
 """What a neighbour can reach on a host, and whether a long prompt and a long stream pass.
 
 probe.py ports HOST:PORT ...       prints those that accept a connection, one a line
-probe.py stream HOST PORT SECONDS  sends 128 KiB, then reads a stream that is silent for most of that time; prints bytes and seconds
+probe.py stream HOST PORT SECONDS  sends 128 KiB, then reads a stream that is silent for so long; prints a JSON object
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ports(places: list[str]) -> None:
 def stream(host: str, port: int, seconds: float) -> None:
     """One request as long as a prompt may be, one answer as slow as it may be."""
     client = http.client.HTTPConnection(host, port, timeout=seconds + 30)
-    client.request("POST", "/mock/control", json.dumps({"chunks": 3, "chunk_delay": seconds / 3}))
+    client.request("POST", "/mock/control", json.dumps({"chunks": 2, "chunk_delay": seconds}))
     client.getresponse().read()
     begun = time.monotonic()
     body = {"model": "mock", "stream": True, "messages": [{"role": "user", "content": "x" * 128 * 1024}]}

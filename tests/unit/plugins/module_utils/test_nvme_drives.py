@@ -249,6 +249,27 @@ def test_captured_member() -> None:
     assert drives.hexadecimal(seen[0].uuid) == drives.hexadecimal(said["MD_UUID"])
 
 
+def test_captured_lsblk_of_an_array(tmp_path: Path) -> None:
+    """The same array as a child of each of its drives."""
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        if argv[0] == "lsblk":
+            return 0, (FIXTURES / "lsblk_array.json").read_text(), ""
+        name = "wipefs_data.json" if argv[-1] == "/dev/nvme4n1" else "wipefs_member.json"
+        return (0, (FIXTURES / name).read_text(), "") if argv[0] == "wipefs" else (2, "", "")
+
+    for number in range(5):
+        path = tmp_path / f"dev/nvme{number}n1"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    found = drives.read_drives(Reader(str(tmp_path)), run)
+    assert [drive.kernel for drive in found] == [f"nvme{number}n1" for number in range(5)]
+    assert found[0].users == ("mounted on /srv/models", "part of md127 (raid0)")
+    assert found[0].md_name == "vm1:models"
+    assert found[4].users == ()
+    assert found[4].content == ("an ext4 file system named keepme",)
+
+
 def test_captured_drive_with_data() -> None:
     seen = drives.parse_wipefs((FIXTURES / "wipefs_data.json").read_text())
     assert [entry.words for entry in seen] == ["an ext4 file system named keepme"]

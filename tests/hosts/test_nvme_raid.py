@@ -31,18 +31,27 @@ class Story:
         self.variables = {
             "nvme_raid_exclude": [self.data["vm1"]],
             "nvme_raid_confirm_wipe": [self.data["vm2"]],
-            # To make an initramfs takes a minute here, and one host is enough to see it done.
-            "nvme_raid_update_initramfs": "{{ inventory_hostname == 'vm1' }}",
+            # To make an initramfs takes an emulated processor minutes. The kernel finds the array without it, which is the harder case.
+            "nvme_raid_update_initramfs": False,
         }
+
+
+def give_up(vms: Hosts, found: Story) -> None:
+    """Take the arrays and all of the role off the hosts."""
+    every = [name for host in vms.names for name in (*found.names[host], found.data[host])]
+    variables = {"nvme_raid_destroy": every, "nvme_raid_update_initramfs": False}
+    vms.role(ROLE, tasks_from="remove.yml", variables=variables)
 
 
 @pytest.fixture(scope="module")
 def story(vms: Hosts) -> Iterator[Story]:
     found = Story(vms)
+    if any(vms.try_ssh(host, "grep ^md /proc/mdstat").stdout for host in vms.names):
+        # What a run that was cut has left on hosts that are kept.
+        give_up(vms, found)
     yield found
-    every = [name for host in vms.names for name in (*found.names[host], found.data[host])]
     vms.try_ssh("vm2", "test -e /usr/sbin/mkfs.xfs.real && mv /usr/sbin/mkfs.xfs.real /usr/sbin/mkfs.xfs")
-    vms.role(ROLE, tasks_from="remove.yml", variables={"nvme_raid_destroy": every, "nvme_raid_update_initramfs": False})
+    give_up(vms, found)
     # The drive that was unplugged comes back with its superblock, which no run may touch: the array is given up.
     vms.try_ssh(
         "vm2", "echo 1 > /sys/bus/pci/rescan; sleep 2; udevadm settle; mdadm --stop --scan; rm -rf /var/lib/prometheus"
@@ -88,8 +97,7 @@ def test_built_on_one_host_and_killed_between_create_and_mkfs_on_the_other(vms: 
     assert vms.ssh("vm1", KEEP.format(story.data["vm1"])) == story.kept
     assert vms.ssh("vm1", "xfs_info /srv/models | grep -c 'sunit=128 *swidth=512'") == "1"
     assert vms.ssh("vm1", "cat /sys/block/md*/queue/read_ahead_kb") == "4096"
-    conf = "grep -q '^ARRAY /dev/md/models ' /etc/mdadm/mdadm.conf"
-    vms.ssh("vm1", f"test /boot/initrd.img-$(uname -r) -nt /etc/mdadm/mdadm.conf && {conf}")
+    vms.ssh("vm1", "grep -q '^ARRAY /dev/md/models ' /etc/mdadm/mdadm.conf")
 
 
 def test_after_a_power_cut_one_array_is_back_with_its_file_and_the_other_is_finished(vms: Hosts, story: Story) -> None:

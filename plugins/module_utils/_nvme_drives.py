@@ -131,6 +131,7 @@ class Array:
     holders: tuple[str, ...] = ()
     signatures: tuple[Signature, ...] = ()
     unfinished: bool = False
+    unreadable: str = ""
 
     @property
     def path(self) -> str:
@@ -140,7 +141,8 @@ class Array:
     @property
     def whole(self) -> bool:
         """Is it running with all its members?"""
-        return self.active and len(self.members) == self.wanted and self.state not in ("broken", "inactive")
+        good = self.active and self.state not in ("broken", "inactive") and not self.unreadable
+        return good and len(self.members) == self.wanted
 
 
 def _article(word: str) -> str:
@@ -353,8 +355,13 @@ def read_arrays(reader: Reader, run: Run) -> list[Array]:
         state = reader.text(f"{path}/md/array_state") or ("active" if entry.active else "inactive")
         size = (reader.number(f"{path}/size") or 0) * 512
         seen: list[Signature] = []
-        if entry.active and size:
-            seen = signatures(run, f"/dev/{entry.name}")
+        unreadable = ""
+        try:
+            if entry.active and size:
+                seen = signatures(run, f"/dev/{entry.name}")
+        except NvmeError as exc:
+            # A drive of it is gone: that is said about the array, and the host's other drives are looked at all the same.
+            unreadable = str(exc)
         found.append(
             Array(
                 kernel=entry.name,
@@ -370,6 +377,7 @@ def read_arrays(reader: Reader, run: Run) -> list[Array]:
                 mounts=tuple(sorted(known.mounts.get(entry.name, []))),
                 holders=tuple(reader.names(f"/sys/class/block/{entry.name}/holders")),
                 signatures=tuple(seen),
+                unreadable=unreadable,
                 unfinished=xfs_unfinished(reader.data(f"/dev/{entry.name}", _XFS_SUPERBLOCK) or b"") if seen else False,
             )
         )

@@ -402,9 +402,10 @@ def _decide_known(draft: _Draft, record: Record) -> Plan | None:
         said = [f"{name} not on this host" for name in missing]
         said += [f"{name} without this array's superblock" for name in blank]
         draft.problems.append(_broken(draft, record, "; ".join(said)))
-    elif array is not None and not array.whole:
+    elif array is not None and (missing or not array.whole):
         gone = missing or [drive.by_id for drive in present if drive.kernel not in array.members]
         state = f"{array.path} {array.state} with {len(array.members)} of {array.wanted or len(record.members)} drives"
+        state += f" ({array.unreadable})" if array.unreadable else ""
         draft.problems.append(_broken(draft, record, f"{state}, missing {', '.join(gone)}" if gone else state))
     if draft.problems:
         return Plan(tuple(draft.problems), tuple(draft.warnings), tuple(draft.skipped), tuple(present), array=array)

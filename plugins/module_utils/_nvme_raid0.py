@@ -572,7 +572,8 @@ def _lost(
 def _destroy(machine: Machine, setup: Setup, record: Record, drives: t.Sequence[Drive], array: Array | None) -> None:
     """Stop the array and erase md's superblock from those drives that carry this very array."""
     if array is not None:
-        if array.signatures:
+        # An array that lacks a drive takes no writes any more.
+        if array.signatures and array.whole:
             machine.must(["wipefs", "--all", array.path])
         machine.must(["mdadm", "--stop", array.path])
         machine.settle()

@@ -70,6 +70,7 @@ class World:
         self.changes: list[list[str]] = []
         self.kill: float | None = None
         self.cut_mkfs = False
+        self.broken = False
         self.claims: dict[str, str] = {}
         self.before_change: Any = None
         self.ahead: dict[str, str] = {}
@@ -217,6 +218,8 @@ class World:
 
     def do_wipefs(self, argv: list[str]) -> tuple[int, str, str]:
         kernel = self.device(argv[-1])
+        if self.broken and kernel in self.arrays:
+            return 1, "", "I/O error"
         if "--no-act" in argv:
             return (
                 0,

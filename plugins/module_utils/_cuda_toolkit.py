@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import typing as t
@@ -191,11 +192,26 @@ def _driver(state: State, wish: Wish, version: str) -> tuple[list[str], list[str
     return [], []
 
 
+def resolve(run: Runner, wanted: t.Sequence[str], timeout: float) -> list[str]:
+    """Exact versions in place of patterns that begin with a star, which apt cannot read. What no list has stays as it is."""
+    found = []
+    for name in wanted:
+        package, _sign, version = name.partition("=")
+        exact = ""
+        if version.startswith("*"):
+            # The newest comes first.
+            lines = run(["apt-cache", "madison", package], timeout).out.splitlines()
+            has = [cells[1].strip() for cells in (line.split("|") for line in lines) if len(cells) > 1]
+            exact = next((one for one in has if fnmatch.fnmatchcase(one, version)), "")
+        found.append(f"{package}={exact}" if exact else name)
+    return found
+
+
 def _missing(state: State, wanted: t.Sequence[str]) -> bool:
     for name in wanted:
         package, _sign, version = name.partition("=")
         have = state.packages.get(package)
-        if have is None or (version and not re.fullmatch(re.escape(version).replace(r"\*", ".*"), have)):
+        if have is None or (version and not fnmatch.fnmatchcase(have, version)):
             return True
     return False
 

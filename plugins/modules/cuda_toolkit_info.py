@@ -131,7 +131,8 @@ def main() -> None:
         for name, version in state.packages.items()
         if any(name == one.split("=")[0] for one in plan.packages)
     }
-    module.exit_json(changed=False, state=said, plan=dataclasses.asdict(plan))
+    resolved = cuda.resolve(run, plan.packages, given["timeout"]) if plan.change else plan.packages
+    module.exit_json(changed=False, state=said, plan={**dataclasses.asdict(plan), "packages": resolved})
 
 
 if __name__ == "__main__":

@@ -85,6 +85,19 @@ def test_nccl_of_the_right_cuda(version: str, missing: bool) -> None:
     assert decide(state, replace(WISH, rdma=True)).change is missing
 
 
+def test_nccl_is_looked_up_in_the_lists() -> None:
+    text = " libnccl2 | 2.27.7-1+cuda13.0 | https://x  Packages\n libnccl2 | 2.27.5-1+cuda12.9 | https://x  Packages\n"
+    asked = []
+
+    def run(argv: Sequence[str], timeout: float) -> Output:
+        asked.append(list(argv))
+        return Output(0, text if argv[-1] == "libnccl2" else "")
+
+    wanted = ["cuda-nvcc-12-9", "libnccl2=*+cuda12.*", "libnccl-dev=*+cuda12.*"]
+    assert cuda.resolve(run, wanted, 1) == ["cuda-nvcc-12-9", "libnccl2=2.27.5-1+cuda12.9", "libnccl-dev=*+cuda12.*"]
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize(
     ("state", "wish", "words"),
     [

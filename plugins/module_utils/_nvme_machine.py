@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import typing as t
 
@@ -103,6 +105,16 @@ class Machine:
     def settle(self) -> None:
         """Wait, for a while, until udev has seen what happened."""
         self.run(["udevadm", "settle", "--timeout=60"])
+
+    @contextlib.contextmanager
+    def locked(self, paths: t.Iterable[str]) -> t.Iterator[None]:
+        """Keep udev away from devices for a while: it leaves alone what is locked, and would else assemble again what was just stopped."""
+        with contextlib.ExitStack() as stack:
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    device = stack.enter_context(open(f"{self.root}{path}", "rb"))
+                    fcntl.flock(device, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
 
     def usage(self, point: str) -> tuple[int, int]:
         """Bytes and files in use on a mounted file system."""

@@ -249,14 +249,19 @@ def _recheck(machine: Machine, members: t.Sequence[Drive]) -> None:
 
 
 def _wipe(machine: Machine, wish: Wish, plan: Plan) -> None:
+    """Stop arrays and erase signatures; udev looks again when it is done."""
+    with machine.locked(f"/dev/{drive.kernel}" for drive in plan.wipe):
+        _wipe_locked(machine, wish, plan)
+    machine.settle()
+
+
+def _wipe_locked(machine: Machine, wish: Wish, plan: Plan) -> None:
     """Erase the signatures of drives whose names are confirmed, if they still carry what was seen."""
     for array in plan.stop:
         # What it carries would show again in a new array over the same drives.
         if array.signatures:
             machine.must(["wipefs", "--all", array.path])
         machine.must(["mdadm", "--stop", array.path])
-    if plan.stop:
-        machine.settle()
     for drive in plan.wipe:
         if not drive.has_name(wish.confirm_wipe):
             raise NvmeError(f"{drive.text} is not confirmed")
@@ -270,7 +275,6 @@ def _wipe(machine: Machine, wish: Wish, plan: Plan) -> None:
         for part in now.partitions:
             machine.must(["wipefs", "--all", f"/dev/{part}"])
         machine.must(["wipefs", "--all", f"/dev/{drive.kernel}"])
-        machine.settle()
 
 
 def _save(machine: Machine, setup: Setup, record: Record) -> Record:
@@ -571,19 +575,25 @@ def _lost(
 
 def _destroy(machine: Machine, setup: Setup, record: Record, drives: t.Sequence[Drive], array: Array | None) -> None:
     """Stop the array and erase md's superblock from those drives that carry this very array."""
-    if array is not None:
-        # An array that lacks a drive takes no writes any more.
-        if array.signatures and array.whole:
-            machine.must(["wipefs", "--all", array.path])
-        machine.must(["mdadm", "--stop", array.path])
-        machine.settle()
     wanted = hexadecimal(record.array_uuid)
-    for drive in drives:
-        if drive.md_uuid != wanted or not set(record.names) & set(drive.names):
-            continue
-        reason = machine.claim(f"/dev/{drive.kernel}")
-        if reason:
-            raise NvmeError(f"{drive.text} is in use ({reason}); it was not wiped")
-        machine.must(["wipefs", "--all", f"/dev/{drive.kernel}"])
+    members = [drive for drive in drives if drive.md_uuid == wanted]
+    with machine.locked(f"/dev/{drive.kernel}" for drive in members):
+        if array is not None:
+            # An array that lacks a drive takes no writes any more.
+            if array.signatures and array.whole:
+                machine.must(["wipefs", "--all", array.path])
+            machine.must(["mdadm", "--stop", array.path])
+        for drive in members:
+            reason = machine.claim(f"/dev/{drive.kernel}")
+            if reason:
+                raise NvmeError(f"{drive.text} is in use ({reason}); it was not wiped")
+            machine.must(["wipefs", "--all", f"/dev/{drive.kernel}"])
     machine.settle()
+    left = [
+        drive.text for drive in read_drives(machine.reader, machine.run) if drive.md_uuid == wanted or drive.unreadable
+    ]
+    if left:
+        raise NvmeError(
+            f"the array {record.name}: expected no drive to carry it any more, found {', '.join(left)}: run it again"
+        )
     machine.remove(setup.record_file(record.name))

@@ -590,7 +590,9 @@ def _destroy(machine: Machine, setup: Setup, record: Record, drives: t.Sequence[
             machine.must(["wipefs", "--all", f"/dev/{drive.kernel}"])
     machine.settle()
     left = [
-        drive.text for drive in read_drives(machine.reader, machine.run) if drive.md_uuid == wanted or drive.unreadable
+        drive.text
+        for drive in read_drives(machine.reader, machine.run)
+        if drive.md_uuid == wanted or (drive.unreadable and drive.has_name(record.names))
     ]
     if left:
         raise NvmeError(

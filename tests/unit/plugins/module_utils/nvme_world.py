@@ -71,6 +71,7 @@ class World:
         self.kill: float | None = None
         self.cut_mkfs = False
         self.broken = False
+        self.sticks = ""
         self.claims: dict[str, str] = {}
         self.before_change: Any = None
         self.ahead: dict[str, str] = {}
@@ -227,6 +228,9 @@ class World:
                 "",
             )
         self.lose(kernel)
+        if self.sticks == kernel:
+            self.sticks = ""
+            return 0, "", ""
         self.sigs(kernel).clear()
         if kernel in self.disks:
             self.disks[kernel].parts.clear()

@@ -528,6 +528,18 @@ def test_giving_up_takes_every_name(world: World) -> None:
     assert not run(world)["changed"]
 
 
+def test_giving_up_reads_back(world: World) -> None:
+    run(world)
+    world.may_go = set(names(world))
+    world.sticks = "nvme1n1"
+    with pytest.raises(NvmeError, match=r"expected no drive to carry it any more, found .*nvme1n1.*: run it again"):
+        absent(world, names(world))
+    assert (world.root / RECORD).exists()
+    absent(world, names(world))
+    assert not (world.root / RECORD).exists()
+    assert all(not disk.sigs for disk in world.disks.values())
+
+
 @pytest.mark.parametrize("at", [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
 def test_killed_while_giving_up(world: World, at: float) -> None:
     run(world)

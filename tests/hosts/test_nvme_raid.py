@@ -35,18 +35,24 @@ class Story:
             "nvme_raid_update_initramfs": False,
         }
 
+    def on_all(self, host: str, command: str) -> str:
+        """A command for each of the four drives that were empty."""
+        return "; ".join(f"{command} /dev/disk/by-id/{name}" for name in self.names[host])
+
 
 def give_up(vms: Hosts, found: Story) -> None:
     """Take the arrays and all of the role off the hosts."""
     every = [name for host in vms.names for name in (*found.names[host], found.data[host])]
     variables = {"nvme_raid_destroy": every, "nvme_raid_update_initramfs": False}
     vms.role(ROLE, tasks_from="remove.yml", variables=variables)
+    for host in vms.names:
+        vms.try_ssh(host, f"mdadm --stop --scan; {found.on_all(host, 'wipefs --all')}")
 
 
 @pytest.fixture(scope="module")
 def story(vms: Hosts) -> Iterator[Story]:
     found = Story(vms)
-    if any(vms.try_ssh(host, "grep ^md /proc/mdstat").stdout for host in vms.names):
+    if any(vms.try_ssh(host, found.on_all(host, "wipefs --no-act --noheadings")).stdout for host in vms.names):
         # What a run that was cut has left on hosts that are kept.
         give_up(vms, found)
     yield found

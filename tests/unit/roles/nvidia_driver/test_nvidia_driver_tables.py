@@ -213,6 +213,25 @@ def test_pins(version: str, pin: str) -> None:
     assert [record["Pin-Priority"] for record in records] == ["1001", "1001", "600"]
 
 
+@pytest.mark.parametrize("driver", [True, False])
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("source", ["cuda_repo", "distro", "none"])
+def test_every_record_of_the_pins_has_a_package(driver: bool, kernel: bool, source: str) -> None:
+    """Anything else makes the file invalid, and every apt of the host fails."""
+    text = render(
+        "apt/preferences.d/gpufleet-nvidia-driver.j2",
+        __nvidia_driver_pins_driver=driver,
+        __nvidia_driver_patterns=["nvidia-driver*"],
+        __nvidia_driver={"plan": {"version": "580"}},
+        nvidia_driver_version="",
+        nvidia_driver_hold_kernel=kernel,
+        nvidia_driver_source=source,
+        **table("Debian_12"),
+    )
+    for record in text.strip().split("\n\n") if text.strip() else []:
+        assert [line.split(":")[0] for line in record.splitlines()] == ["Explanation", "Package", "Pin", "Pin-Priority"]
+
+
 def test_module_options() -> None:
     text = render(
         "modprobe.d/gpufleet-nvidia-driver.conf.j2",

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,36 +23,38 @@ from hosttools import Hosts
 LAB = os.environ.get("GPUFLEET_HOSTS_LAB") or "gfhosts,10.78.4.0/24,172.30.78.0/24"
 
 
-def vm_packages() -> list[str]:
-    """The role's own list, with two kernels that the distribution's driver builds for, and that driver.
+def with_driver() -> dict[str, Any]:
+    """The role's own packages, with two kernels that the distribution's driver builds for, and that driver.
 
-    Hosts start with the older one; the driver's module is built for both, at the machine's own speed.
+    Hosts start with the older one; the driver's module is built for both, at the machine's own speed: ten minutes of two processors, once.
     """
-    import yaml
-
     path = hosttools.ROOT / "roles/lab/defaults/main.yml"
     packages = yaml.safe_load(path.read_text(encoding="utf-8"))["lab_vm_packages"]
-    exact = [
+    kernels = [
         f"linux-{kind}-6.1.0-{number}-amd64" for number in hosttools.kernels()[-2:] for kind in ("image", "headers")
     ]
-    return [name for name in packages if name != "linux-image-amd64"] + exact + hosttools.DRIVER_PACKAGES
+    return {
+        "lab_apt_sources": hosttools.apt_sources(),
+        "lab_vm_packages": [name for name in packages if name != "linux-image-amd64"],
+        "lab_vm_extra_packages": kernels + hosttools.DRIVER_PACKAGES,
+        "lab_image_timeout": 1800,
+    }
 
 
 @pytest.fixture(scope="session")
 def vms() -> Iterator[Hosts]:
     """The hosts, up. What stood before (--keep of an earlier run: GPUFLEET_KEEP_HOSTS) is used and left standing."""
     assert os.geteuid() == 0, "hosts need root"
-    extra = {
-        "lab_apt_sources": hosttools.apt_sources(),
-        "lab_vm_packages": vm_packages(),
-        # The driver is compiled twice.
-        "lab_image_timeout": 1800,
-    }
+    extra = with_driver() if os.environ.get("GPUFLEET_HOSTS_DRIVER") == "1" else {}
     made = Hosts(*LAB.split(","), extra=extra)
     keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
-    if not keep:
-        made.down()
-    made.up().ok()
-    yield made
-    if not keep:
-        made.down()
+    # One run of tests at a time works on these hosts.
+    Path("/run/gpufleet-lab").mkdir(exist_ok=True)
+    with Path(f"/run/gpufleet-lab/tests-{made.name}.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not keep:
+            made.down()
+        made.up().ok()
+        yield made
+        if not keep:
+            made.down()

@@ -25,6 +25,8 @@ def variables(vms: Hosts) -> dict[str, Any]:
         "fleet_serial": ["100%"],
         "os_hardening_enabled": True,
         "os_hardening_rails": ["enp0s17"],
+        # Masked in images of the lab.
+        "os_hardening_updates_timers": False,
         "nvidia_driver_enabled": True,
         "nvidia_driver_source": "distro",
         "nvidia_driver_flavor": "open",

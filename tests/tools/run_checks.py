@@ -27,7 +27,9 @@ import environments
 from environments import CACHE, ROOT, Environment
 from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
 
-PARTS = ("lint", "unit", "sanity", "lab", "entrances", "faults", "molecule", "hosts")
+PARTS = ("lint", "unit", "sanity", "lab", "entrances", "faults", "molecule")
+# Only when it is asked for: emulated hosts take the time of all the others together.
+MORE_PARTS = ("hosts",)
 SNAPSHOT = CACHE / "snapshot"
 ARTIFACT = CACHE / "artifact"
 INSTALLED = ARTIFACT / "collections" / "ansible_collections"
@@ -187,7 +189,7 @@ class Checks:
             found.append(Finalizer(f"lab: {OTHER_LAB} down", self.lab_other_down))
         if "molecule" in groups:
             found.append(Finalizer("molecule: destroy", self.molecule_destroy))
-        if "hosts" in groups:
+        if any(step.name in ("lab: virtual hosts", "hosts: preparation on virtual hosts") for step in steps):
             found.append(Finalizer("hosts: down", self.hosts_down))
         if groups & {"lab", "entrances", "faults"} and not self.lab_was_up:
             found.append(Finalizer("lab: down", self.lab_down))
@@ -509,6 +511,8 @@ class Checks:
         env = self.chosen[-1]
         name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
         steps = [Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)]
+        virtual = self.pytest("hosts/test_vm.py", "")
+        steps.append(Step("lab: virtual hosts", virtual, "lab", 1800, self.ready(), OWN_LANE))
         if (ROOT / "tests" / "lab").is_dir():
             steps.append(Step("lab: hard cases", self.pytest("lab", ""), "lab", 1800, self.ready(), OWN_LANE))
         return steps
@@ -601,8 +605,8 @@ class Checks:
 
     def host_steps(self) -> list[Step]:
         """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""
-        run = self.pytest("hosts", "")
-        return [Step("hosts: preparation on virtual hosts", run, "hosts", 3000, self.ready(), HOSTS_LANE)]
+        run = self.pytest("hosts", "", GPUFLEET_HOSTS_DRIVER="1")
+        return [Step("hosts: preparation on virtual hosts", run, "hosts", 7200, self.ready(), HOSTS_LANE)]
 
     def hosts_down(self, run: Run) -> None:
         """The virtual hosts, when their step was stopped before it could do this itself."""
@@ -611,7 +615,7 @@ class Checks:
         run.cmd([ROOT / "dev" / "lab", "down", "--name", HOSTS_LAB], env=self.plain_env(), cwd=ROOT)
         expect_nothing_left(HOSTS_LAB)
 
-    def pytest(self, folder: str, marker: str) -> Callable[[Run], None]:
+    def pytest(self, folder: str, marker: str, **extra: str) -> Callable[[Run], None]:
         """Tests that call Ansible by themselves: where the pieces are is told by variables."""
 
         def action(run: Run) -> None:
@@ -623,6 +627,7 @@ class Checks:
                 GPUFLEET_ARTIFACT=str(self.archive()) if folder == "entrances" else "",
                 GPUFLEET_LAB_INVENTORY=str(LAB_INVENTORY),
                 GPUFLEET_BIN=str(self.main.path / "bin"),
+                **extra,
             )
             words: list[str | Path] = ["-v", "-ra", "--durations=0"]
             words += ["-m", marker] if marker else []
@@ -709,7 +714,13 @@ class Checks:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="dev/test", description="Run the collection's checks.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(PARTS)} (default: all)")
+    known = (*PARTS, *MORE_PARTS)
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"any of: {', '.join(known)} (default: all but {', '.join(MORE_PARTS)})",
+    )
     parser.add_argument("--only", metavar="REGEX", help="only the steps whose name matches, and what they need")
     parser.add_argument(
         "--debian",
@@ -721,9 +732,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="steps at a time (default: 2)")
     parser.add_argument("--list", action="store_true", help="name the steps and stop")
     options = parser.parse_args(argv)
-    unknown = [part for part in options.parts if part not in PARTS]
+    unknown = [part for part in options.parts if part not in known]
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
+        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(known)})")
     return options
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,14 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RECAP = re.compile(r"^(\S+)\s*: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 # Debian's open kernel module 535.261.03 builds for kernels of Debian 12 up to this one (seen: 6.1.0-56 fails, -50 works).
 NEWEST_KERNEL_FOR_535 = 50
-DRIVER_PACKAGES = ["nvidia-open-kernel-dkms", "nvidia-smi", "nvidia-persistenced", "nvidia-modprobe", "lynis"]
+DRIVER_PACKAGES = [
+    "nvidia-open-kernel-dkms",
+    "nvidia-smi",
+    "nvidia-persistenced",
+    "nvidia-modprobe",
+    "libcuda1",
+    "lynis",
+]
 
 
 def tool(name: str) -> str:
@@ -154,12 +162,11 @@ class Hosts:
             for name in roles
         ]
         play = [{"name": "Run roles", "hosts": hosts, "gather_facts": False, "tasks": tasks}]
-        path = self.state / f"play-{time.monotonic_ns()}.yml"
-        path.write_text(json.dumps(play), encoding="utf-8")
-        try:
+        # Not among the lab's files: a killed test must not keep it from being taken down.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "play.yml")
+            path.write_text(json.dumps(play), encoding="utf-8")
             return self.playbook(str(path), *words, variables=variables, seconds=seconds)
-        finally:
-            path.unlink()
 
     def module(
         self, host: str, name: str, arguments: dict[str, Any] | None = None, check: bool = False

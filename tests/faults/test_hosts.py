@@ -147,10 +147,8 @@ def test_what_an_operator_drained_stays_drained(hosts: Fleet) -> None:
     assert peers_that_answer(hosts) == {"gpu1"}
     hosts.ssh("gw1", f"rm -rf {HOLDS}")
 
-    drain = ("-e", '{"gateway_peer_hosts": ["gpu1", "gpu2"]}', "-e", "@" + str(hosts.state / "drain.json"))
-    (hosts.state / "drain.json").write_text(
-        "{\"fleet_peer_state\": \"{{ 'drain' if inventory_hostname == 'gpu2' else 'up' }}\"}", encoding="utf-8"
-    )
+    only_gpu2 = "{{ 'drain' if inventory_hostname == 'gpu2' else 'up' }}"
+    drain = ("-e", json.dumps({"gateway_peer_hosts": ["gpu1", "gpu2"], "fleet_peer_state": only_gpu2}))
     run = hosts.play("playbooks/gateway.yml", *drain)
     assert (run.rc, state(hosts, "gpu2")) == (0, "drain"), run.output
     want_reboot(hosts, "gpu2", "operator")

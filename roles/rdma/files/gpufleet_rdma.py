@@ -146,7 +146,7 @@ def measure(config: dict[str, Any]) -> int:
         result["ping"] = code == 0
         said = [] if code == 0 else [f"rping: {last(out, err)}"]
         code, out, err = patiently([*argv, address], test)
-        result["gbps"] = rdma_host.parse_write_bw(out) or 0.0
+        result["gbps"] = rdma_host.parse_write_bw(out, int(test["seconds"])) or 0.0
         said += [] if code == 0 and result["gbps"] else [f"ib_write_bw: {last(out, err)}"]
         result["said"] = "; ".join(said)
     for result in results:

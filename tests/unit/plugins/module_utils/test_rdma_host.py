@@ -138,6 +138,10 @@ def test_what_the_tools_print() -> None:
     assert places["0000:41:00.0"] == rdma.Pcie(False, None, 512, False)
     assert rdma.parse_write_bw(text("ib_write_bw.txt")) == pytest.approx(197.02)
     assert rdma.parse_write_bw("Unable to open device\n") is None
+    for average in ("0.00", "inf", "-nan"):
+        row = f" 65536      4000             0.00               {average}               0.000000\n"
+        assert rdma.parse_write_bw(row, 5) == pytest.approx(65536 * 4000 * 8 / 3 / 1e9)
+        assert rdma.parse_write_bw(row) is None
     assert [entry["ifname"] for entry in rdma.parse_links(text("rdma_link.json"))] == ["mlx5_0", "rxe_eth1"]
     assert rdma.parse_links("no json") == []
 

@@ -55,6 +55,10 @@ class Package:
     state: str
 
 
+# Units that the role stopped for an exchange of the driver and that nobody has started since. A reboot starts what is enabled.
+STOPPED_UNITS = "/run/gpufleet-nvidia-driver.stopped"
+
+
 @dataclass(frozen=True)
 class Driver:
     """A host as the driver sees it; every field is what was found, None or empty where nothing was."""
@@ -80,6 +84,7 @@ class Driver:
     components: list[str] = field(default_factory=list)
     initramfs_stale: bool = False
     active_units: list[str] = field(default_factory=list)
+    stopped_units: list[str] = field(default_factory=list)
 
     @property
     def newest_kernel(self) -> str:
@@ -301,4 +306,5 @@ class Probe:
             components=components(self._sources()),
             initramfs_stale=self._initramfs_stale(kernel, options),
             active_units=self._active(units),
+            stopped_units=(reader.text(STOPPED_UNITS) or "").split(),
         )

@@ -183,3 +183,9 @@ def test_tools_of_a_live_host() -> None:
     driver = Probe(Reader(), run).read(["deepseek-*.service"])
     assert driver.active_units == ["deepseek-service.service"]
     assert "dpkg-query" in asked
+
+
+def test_units_that_were_stopped_are_remembered(tmp_path: Path) -> None:
+    put(tmp_path, "/run/gpufleet-nvidia-driver.stopped", "deepseek-service.service\ndcgm-exporter.service\n")
+    driver = Probe(Reader(str(tmp_path))).read([], "/etc/modprobe.d/x.conf")
+    assert driver.stopped_units == ["deepseek-service.service", "dcgm-exporter.service"]

@@ -54,7 +54,7 @@ def test_only_this_collection(installed: dict[str, str], call: Call, tmp_path: P
     assert list(found[f"{installed['ANSIBLE_COLLECTIONS_PATH']}/ansible_collections"]) == ["gpufleet.deepseek"]
 
 
-@pytest.mark.parametrize("name", ["site", "plan", "hosts", "service", "gateway", "monitoring", "verify"])
+@pytest.mark.parametrize("name", ["site", "plan", "hosts", "burn_in", "service", "gateway", "monitoring", "verify"])
 def test_playbook_by_name(installed: dict[str, str], call: Call, tmp_path: Path, root: Path, name: str) -> None:
     """Every playbook of the flow can be called by its full name."""
     example = root / "inventories" / "example"

@@ -46,7 +46,8 @@ def vms() -> Iterator[Hosts]:
     """The hosts, up. What stood before (--keep of an earlier run: GPUFLEET_KEEP_HOSTS) is used and left standing."""
     assert os.geteuid() == 0, "hosts need root"
     extra = with_driver() if os.environ.get("GPUFLEET_HOSTS_DRIVER") == "1" else {}
-    made = Hosts(*LAB.split(","), extra=extra)
+    name, subnet, rail_subnet = LAB.split(",")
+    made = Hosts(name, subnet, rail_subnet, extra=extra)
     keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
     # One run of tests at a time works on these hosts.
     Path("/run/gpufleet-lab").mkdir(exist_ok=True)

@@ -145,6 +145,8 @@ def test_what_an_operator_drained_stays_drained(hosts: Fleet) -> None:
     assert "gpu2: it stays drained, held by alice" in " ".join(run.output.split())
     assert (holds(hosts), state(hosts, "gpu2")) == ({"gpu2": ["alice"]}, "held")
     assert peers_that_answer(hosts) == {"gpu1"}
+    run = hosts.play("playbooks/verify.yml")
+    assert (run.rc, "held out of service: gpu2" in " ".join(run.output.split())) == (0, True), run.output
     hosts.ssh("gw1", f"rm -rf {HOLDS}")
 
     only_gpu2 = "{{ 'drain' if inventory_hostname == 'gpu2' else 'up' }}"

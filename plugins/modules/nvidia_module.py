@@ -72,7 +72,8 @@ def main() -> None:
     if os.path.exists(LOADED):
         module.exit_json(changed=False, loaded=True, reason="")
     if module.check_mode:
-        module.exit_json(changed=True, loaded=False, reason="")
+        # Without a GPU it does not load, and nothing changes.
+        module.exit_json(changed=not wanted["allow_no_gpu"], loaded=False, reason="")
     answer = load(ModuleRunner(module.run_command, find), wanted["name"], wanted["timeout"])
     if answer.reason and not (answer.no_gpu and wanted["allow_no_gpu"]):
         module.fail_json(msg=f"the kernel module {wanted['name']} does not load: {answer.reason}", reason=answer.reason)

@@ -98,6 +98,7 @@ class Fleet:
         done = subprocess.run(
             self.command(playbook, *args),
             check=False,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -115,6 +116,7 @@ class Fleet:
         """
         process = subprocess.Popen(
             self.command(playbook, *args),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -152,6 +154,7 @@ class Fleet:
                 host,
                 command,
             ],
+            stdin=subprocess.DEVNULL,
             check=check,
             capture_output=True,
             text=True,

@@ -36,11 +36,18 @@ def tool(name: str) -> str:
     return f"{folder}/{name}"
 
 
-def run(argv: list[str], seconds: float = 600, data: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A command in the checkout, without colours."""
+def run(argv: list[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    """A command in the checkout, without colours, and with an input of its own: ssh makes the one it is given non-blocking."""
     env = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_INJECT_FACT_VARS": "false"}
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds, cwd=ROOT, env=env, input=data, check=False
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=ROOT,
+        env=env,
+        check=False,
     )
 
 

@@ -60,6 +60,7 @@ def run_until(vms: Hosts, task: str, seconds: float = 1500) -> str:
         cwd=hosttools.ROOT,
         env=env,
         text=True,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -17,8 +17,16 @@ RECAP = re.compile(r"^localhost\s*: ok=\d+\s+changed=(\d+)\s+unreachable=\d+\s+f
 
 
 def command(*argv: str, seconds: float = 300, cwd: str = str(ROOT), **env: str) -> subprocess.CompletedProcess[str]:
+    # An input of its own: ssh makes the one that it is given non-blocking, and Ansible refuses such a one.
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds, env={**os.environ, **env}, cwd=cwd, check=False
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, **env},
+        cwd=cwd,
+        check=False,
     )
 
 

@@ -407,7 +407,7 @@ def kill_when(lab: Lab, marker: str, delay: float, whole: bool, *words: str) -> 
     """Start lab_up, and kill it (with its workers and modules, or alone) so many seconds after it says something."""
     started = subprocess.Popen(
         lab.argv("lab_up", *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "ANSIBLE_NOCOLOR": "1"}, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert started.stdout is not None
     for line in started.stdout:

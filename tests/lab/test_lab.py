@@ -321,8 +321,8 @@ def test_another_release(lab: Lab) -> None:
             ["a: its address 10.78.9.9 lies outside lab_subnet"],
         ),
         (
-            ["-e", '{"lab_hosts": [{"name": "a", "address": "10.78.1.9", "kind": "vm"}]}'],
-            ["hosts of the kind vm come with a later release"],
+            ["-e", '{"lab_hosts": [{"name": "a", "address": "10.78.1.9", "kind": "vm"}], "lab_vm_memory_mb": 100}'],
+            ["lab_vm_memory_mb: expected at least 512, found 100"],
         ),
         (
             ["-e", '{"lab_hosts": [{"name": "%s", "address": "10.78.1.9"}]}' % ("a" * 60)],

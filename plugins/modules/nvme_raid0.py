@@ -232,15 +232,26 @@ _PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/local/sbin:/usr/sbin:/s
 _ACTIONS = ["refuse", "warn", "allow"]
 
 
+def _no_input() -> None:
+    """Let programs find the end where they would read an answer: mdadm and mkfs take that for no.
+
+    An answer through a pipe would fail with EPIPE whenever the program ends before it is written.
+    """
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        os.dup2(nothing, 0)
+    finally:
+        if nothing:
+            os.close(nothing)
+
+
 def _runner(module: AnsibleModule) -> t.Callable[[list[str]], tuple[int, str, str]]:
     def run(argv: list[str]) -> tuple[int, str, str]:
         try:
-            # Whoever asks a question is told no.
             return t.cast(
                 "tuple[int, str, str]",
                 module.run_command(
                     argv,
-                    data="n\n",
                     environ_update={"LC_ALL": "C.UTF-8", "PATH": _PATH},
                     expand_user_and_vars=False,
                     handle_exceptions=False,
@@ -352,6 +363,7 @@ def main() -> None:
         update_initramfs=params["update_initramfs"],
         state_dir=params["state_dir"],
     )
+    _no_input()
     machine = Machine(_runner(module))
     try:
         _check(params)

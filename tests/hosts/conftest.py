@@ -41,9 +41,12 @@ def with_driver() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vms() -> Iterator[Hosts]:
-    """The hosts, up. What stood before (--keep of an earlier run: GPUFLEET_KEEP_HOSTS) is used and left standing."""
+    """The hosts, up, and new for each file of tests: about a minute from an image that is there.
+
+    With GPUFLEET_KEEP_HOSTS=1, for somebody who works on a test, what stands is used and left standing.
+    """
     assert os.geteuid() == 0, "hosts need root"
     extra = with_driver() if os.environ.get("GPUFLEET_HOSTS_DRIVER") == "1" else {}
     name, subnet, rail_subnet = LAB.split(",")

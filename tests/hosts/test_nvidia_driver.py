@@ -19,24 +19,11 @@ FILES = (
     "/etc/systemd/system/nvidia-persistenced.service.d/gpufleet.conf",
     "/run/gpufleet/reboot-required.d/nvidia_driver.reason",
 )
-# The role's table without libcuda1, which the image does not have: packages are never installed in an emulated guest.
-TABLE = {
-    "distro": [
-        {
-            "since": 535,
-            "branches": [535],
-            "modules": {"open": ["nvidia-open-kernel-dkms"]},
-            "user_space": ["nvidia-smi"],
-            "others": ["nvidia-persistenced", "nvidia-modprobe"],
-        }
-    ]
-}
 # An initramfs takes minutes on an emulated processor.
 WISH: dict[str, Any] = {
     "nvidia_driver_source": "distro",
     "nvidia_driver_allow_no_gpu": True,
     "nvidia_driver_initramfs": False,
-    "__nvidia_driver_packages": TABLE,
 }
 
 

@@ -132,8 +132,8 @@ def test_a_second_run_changes_nothing_and_growing_is_refused(vms: Hosts, story: 
 
 def test_the_check_notices_a_drive_that_is_gone(vms: Hosts, story: Story) -> None:
     assert vms.ssh("vm2", "systemctl is-active gpufleet-nvme-raid.timer") == "active"
-    vms.ssh("vm2", "mkdir -p /var/lib/prometheus/node-exporter && systemctl start gpufleet-nvme-raid.service")
-    path = "/var/lib/prometheus/node-exporter/gpufleet_nvme_raid.prom"
+    vms.ssh("vm2", "mkdir -p /var/lib/node_exporter/textfile && systemctl start gpufleet-nvme-raid.service")
+    path = "/var/lib/node_exporter/textfile/gpufleet_nvme_raid.prom"
     assert 'gpufleet_nvme_raid_up{array="models"} 1' in vms.ssh("vm2", f"cat {path}")
     # The drive of a hot unplug: the kernel forgets it, md calls the array broken.
     vms.ssh("vm2", "echo 1 > /sys/block/nvme3n1/device/device/remove; udevadm settle")

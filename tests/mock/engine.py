@@ -40,6 +40,11 @@ class Settings:
     cut_after: int = 0  # close a stream after so many chunks (0: never)
     status: int = 200  # answer completions with this status
     retry_after: int = 0  # Retry-After header of an error answer (0: none)
+    rejected: bool = False  # an error answer says that the work was refused (X-Engine-Rejected)
+    fill: bool = False  # an answer without a stream uses max_tokens, too, and reports that usage
+    prompt_tokens: int = 0  # tokens that a prompt is said to have (0: a quarter of the body's bytes)
+    continuous_usage: bool = False  # each event of a stream says what has been used so far
+    usage: bool = True  # answers say what they used
 
 
 class Counters:
@@ -63,6 +68,7 @@ class Counters:
                 "in_flight",
                 "max_in_flight",
                 "unauthorized",
+                "tokens",
             )
             self._values = dict.fromkeys(names, 0)
             self._values["in_flight"] = in_flight
@@ -228,10 +234,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
             elif settings.status != 200:
-                extra = {"Retry-After": str(settings.retry_after)} if settings.retry_after else None
+                extra = {"Retry-After": str(settings.retry_after)} if settings.retry_after else {}
+                if settings.rejected:
+                    extra["X-Engine-Rejected"] = "overflow"
                 self._error(settings.status, "an error made on purpose", extra)
             elif request.get("stream"):
-                self._stream(request)
+                self._stream(request, len(body))
             else:
                 self._json(200, self._completion(request, len(body)))
         except OSError:
@@ -240,8 +248,15 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             counters.add("in_flight", -1)
 
+    def _usage(self, size: int, completion: int) -> dict[str, int]:
+        """What an answer used; counted here, so that a test can compare it with a budget."""
+        prompt = self.server.settings.prompt_tokens or size // 4
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
     def _completion(self, request: dict[str, Any], size: int) -> dict[str, Any]:
-        name = self.server.engine_name
+        name, settings = self.server.engine_name, self.server.settings
+        usage = self._usage(size, int(request.get("max_tokens") or 4) if settings.fill else 4)
+        self.server.counters.add("tokens", usage["total_tokens"])
         return {
             "id": f"mock-{name}",
             "object": "chat.completion",
@@ -256,15 +271,17 @@ class Handler(BaseHTTPRequestHandler):
                     "message": {"role": "assistant", "content": f"mock answer of {name}"},
                 }
             ],
-            "usage": {"prompt_tokens": size // 4, "completion_tokens": 4, "total_tokens": size // 4 + 4},
+            **({"usage": usage} if settings.usage else {}),
         }
 
-    def _stream(self, request: dict[str, Any]) -> None:
+    def _stream(self, request: dict[str, Any], size: int) -> None:
         counters, settings, name = self.server.counters, self.server.settings, self.server.engine_name
         counters.add("streams")
         total = int(request.get("max_tokens") or settings.chunks)
         self._head(200, "text/event-stream", None, {"Cache-Control": "no-cache"})
         base = {"id": f"mock-{name}", "object": "chat.completion.chunk", "model": "mock", "mock": True}
+        wants_usage = settings.usage and (request.get("stream_options") or {}).get("include_usage")
+        counters.add("tokens", self._usage(size, 0)["total_tokens"])
         for number in range(total):
             if settings.cut_after and number >= settings.cut_after:
                 counters.add("dropped")
@@ -272,11 +289,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             event = {**base, "choices": [{"index": 0, "delta": {"content": f"token{number} "}, "finish_reason": None}]}
+            if wants_usage:
+                event["usage"] = self._usage(size, number + 1) if settings.continuous_usage else None
+            counters.add("tokens")
             self._chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
             if settings.chunk_delay and number + 1 < total:
                 time.sleep(settings.chunk_delay)
-        if (request.get("stream_options") or {}).get("include_usage"):
-            usage = {"prompt_tokens": 8, "completion_tokens": total, "total_tokens": total + 8}
+        if wants_usage:
+            usage = self._usage(size, total)
             self._chunk(b"data: " + json.dumps({**base, "choices": [], "usage": usage}).encode() + b"\n\n")
         self._chunk(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")

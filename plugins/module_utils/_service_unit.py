@@ -47,6 +47,7 @@ class Unit:
     started_at: float
     result: str = ""
     invocation: str = ""
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def parse_show(text: str, wall: float, monotonic: float) -> Unit:
         started_at=wall - (monotonic - stamp / 1e6) if stamp else 0.0,
         result=values.get("Result", ""),
         invocation=values.get("InvocationID", ""),
+        masked=values.get("LoadState") == "masked",
     )
 
 

@@ -43,6 +43,12 @@ def test_an_unknown_unit() -> None:
     assert (unit.loaded, unit.active, unit.enabled, unit.started_at) == (False, False, False, 0.0)
 
 
+def test_a_masked_unit() -> None:
+    unit = service_unit.parse_show(UNKNOWN.replace("not-found", "masked"), wall=1.0, monotonic=1.0)
+    assert (unit.loaded, unit.masked) == (False, True)
+    assert not service_unit.parse_show(UNKNOWN, wall=1.0, monotonic=1.0).masked
+
+
 def unit(**changes: Any) -> Any:
     running = service_unit.parse_show(RUNNING, wall=1_700_000_000.0, monotonic=2100.0)
     return dataclasses.replace(running, **changes)

@@ -93,7 +93,9 @@ def _ensure(module: AnsibleModule) -> dict[str, t.Any]:
         return {"changed": False, "action": "", "reasons": []}
     if not unit.loaded and not module.check_mode:
         if unit.masked:
-            raise UnitError(f"{wanted['name']} is masked: expected a unit that can be started; systemctl unmask it first")
+            raise UnitError(
+                f"{wanted['name']} is masked: expected a unit that can be started; systemctl unmask it first"
+            )
         raise UnitError(f"{wanted['name']} is not known to systemd")
     newer = newer_files(wanted["files"], unit.started_at)
     if module.check_mode and wanted["due"]:

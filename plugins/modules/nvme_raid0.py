@@ -90,7 +90,7 @@ options:
     description: Options in C(/etc/fstab).
     type: list
     elements: str
-    default: [defaults, noatime, nofail, x-systemd.device-timeout=30s]
+    default: [defaults, noatime, nofail, x-systemd.device-timeout=180s]
   scheduler:
     description: I/O scheduler of the drives. Empty leaves the kernel's.
     type: str
@@ -320,7 +320,7 @@ def main() -> None:
             "mount_options": {
                 "type": "list",
                 "elements": "str",
-                "default": ["defaults", "noatime", "nofail", "x-systemd.device-timeout=30s"],
+                "default": ["defaults", "noatime", "nofail", "x-systemd.device-timeout=180s"],
             },
             "scheduler": {"type": "str", "default": "none"},
             "read_ahead_kb": {"type": "int", "default": 4096},

@@ -44,7 +44,7 @@ def test_check_run_check_run(world: World, capsys: pytest.CaptureFixture[str]) -
     done = run(capsys)
     assert done["changed"]
     assert done["array"]["device"] == "/dev/md127"
-    assert "/srv/models xfs defaults,noatime,nofail,x-systemd.device-timeout=30s 0 0" in world.read("etc/fstab")
+    assert "/srv/models xfs defaults,noatime,nofail,x-systemd.device-timeout=180s 0 0" in world.read("etc/fstab")
     assert not run(capsys, check=True)["changed"]
     assert not run(capsys)["changed"]
     taken = run(capsys, state="absent")

@@ -122,7 +122,7 @@ def test_a_power_cut_before_the_confirmation(vms: Hosts, hardened: dict[str, Any
             "ssh_settings": {"AllowUsers": "nobody"},
             "firewall_file": FIREWALL,
             "firewall_rules": "table inet gpufleet\ndelete table inet gpufleet\n"
-            "table inet gpufleet { chain input { type filter hook input priority filter; policy drop; } }\n",
+            "table inet gpufleet { chain input { type filter hook input priority filter; policy drop; ct state established accept; } }\n",
             "helper": "/usr/local/lib/gpufleet/access-guard",
             "boot_unit": "gpufleet-access.service",
             "state_dir": ACCESS,

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import ansible_test
 import environments
+import lua_tools
 from environments import CACHE, ROOT, Environment
 from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
 
@@ -47,6 +48,7 @@ SUITES = ("bookworm", "trixie")
 OTHER_LAB = "gfother"
 OTHER_SUBNET = "10.78.0.0/24"
 HOSTS_LAB = "gfhosts"
+LUA_SETUP = "setup: Lua tools"
 SHIPPED = ("README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "changelogs/config.yaml")
 NOT_SHIPPED = re.compile(
     r"(^|/)(\.git|\.cache|\.ci|\.venv[^/]*|__pycache__|collections|molecule|dev|benchmarks)(/|$)|\.pyc$|\.tar\.gz$"
@@ -140,6 +142,8 @@ class Checks:
             for env in self.chosen
         ]
         steps += [Step(f"setup: core {core.name}", self.absent(why), "setup") for core, why in self.missing]
+        if parts & {"lint", "unit"}:
+            steps.append(Step(LUA_SETUP, lua_tools.prepare, "setup", 300))
         by_part: tuple[tuple[str, Callable[[], list[Step]]], ...] = (
             # What takes long and needs nothing starts first; what a person wants to know first comes next; what is left
             # fills the core that is free. Two lanes of hosts keep two cores busy.
@@ -253,6 +257,7 @@ class Checks:
                 60,
                 needs,
             ),
+            Step("lint: luacheck", self.lint_lua, "lint", 60, (LUA_SETUP,)),
             Step("lint: antsibull-docs", self.lint_docs, "lint", 300, needs),
             Step("lint: changelog", self.lint_changelog, "lint", 120, needs),
         ]
@@ -322,7 +327,7 @@ class Checks:
             env = self.main.env()
             words: list[str] = []
             if folder != "plugins":
-                env["MYPYPATH"] = str(ROOT / folder)
+                env["MYPYPATH"] = f"{ROOT / folder}:{ROOT / 'tests/tools'}"
                 words = ["--scripts-are-modules"]
             cache = CACHE / "mypy" / folder.replace("/", "-")
             argv: list[str | Path] = [
@@ -340,6 +345,30 @@ class Checks:
             raise Failure("type errors in " + ", ".join(broken))
         run.notes.append(f"{sum(map(len, groups.values()))} files")
 
+    @staticmethod
+    def lua_env() -> dict[str, str]:
+        """The variables of somebody who has just logged in, and what the Lua tools need."""
+        env = {**Checks.plain_env(), **lua_tools.variables()}
+        env["PATH"] = f"{lua_tools.PREFIX / 'usr/bin'}:{env.get('PATH', '/usr/bin:/bin')}"
+        return env
+
+    def lint_lua(self, run: Run) -> None:
+        """Luacheck over every Lua file."""
+        files = [name for name in git_files() if name.endswith(".lua")]
+        config = ("--no-color", "--config", "tests/lua/luacheckrc")
+        argv: list[str | Path] = [lua_tools.luajit(), lua_tools.program("luacheck"), *config, *files]
+        run.cmd(argv, env=self.lua_env(), cwd=ROOT)
+        run.notes.append(f"{len(files)} files")
+
+    def unit_lua(self, run: Run) -> None:
+        """The specs of the gateway's Lua, under LuaJIT as in nginx; that there is none is an error."""
+        argv: list[str | Path] = [lua_tools.luajit(), lua_tools.program("busted"), f"--lpath={lua_tools.PATHS}"]
+        run.cmd([*argv, "--output=plainTerminal", lua_tools.SPECS], env=self.lua_env(), cwd=ROOT)
+        found = re.findall(r"^(\d+) successes", Path(run.log.name).read_text("utf-8", "replace"), re.MULTILINE)
+        if not found or int(found[-1]) == 0:
+            raise Failure("no spec was run")
+        run.notes.append(f"{found[-1]} specs")
+
     def lint_docs(self, run: Run) -> None:
         """The documentation of plugins and roles, as antsibull-docs will render it."""
         words = ["lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "all", "--skip-rstcheck", "."]
@@ -356,10 +385,14 @@ class Checks:
     def unit_steps(self) -> list[Step]:
         """The unit tests in the checkout, with each core; where ansible-test runs them as well, with the first only."""
         chosen = self.chosen[:1] if "sanity" in (self.options.parts or PARTS) else self.chosen
-        return [
+        specs = [Step("unit: busted, LuaJIT", self.unit_lua, "unit", 300, (LUA_SETUP,))]
+        tests = [
             Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 300, (self.setup_name(env),))
             for env in chosen
-        ] + [Step(f"unit: pytest, core {core.name}", self.absent(why), "unit") for core, why in self.missing]
+        ]
+        return [*specs, *tests] + [
+            Step(f"unit: pytest, core {core.name}", self.absent(why), "unit") for core, why in self.missing
+        ]
 
     @staticmethod
     def unit_pytest(environment: Environment) -> Callable[[Run], None]:
@@ -511,8 +544,11 @@ class Checks:
         env = self.chosen[-1]
         name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
         steps = [Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)]
-        virtual = self.pytest("hosts/test_vm.py", "")
-        steps.append(Step("lab: virtual hosts", virtual, "lab", 1800, self.ready(), OWN_LANE))
+        # What needs neither the driver's image nor an hour; the part hosts has the rest.
+        virtual = self.pytest(
+            "hosts/test_vm.py hosts/test_nvme_raid.py hosts/test_nic_offload.py hosts/test_rdma.py", ""
+        )
+        steps.append(Step("lab: virtual hosts", virtual, "lab", 3000, self.ready(), OWN_LANE))
         if (ROOT / "tests" / "lab").is_dir():
             steps.append(Step("lab: hard cases", self.pytest("lab", ""), "lab", 1800, self.ready(), OWN_LANE))
         return steps
@@ -631,7 +667,8 @@ class Checks:
             )
             words: list[str | Path] = ["-v", "-ra", "--durations=0"]
             words += ["-m", marker] if marker else []
-            run.cmd([self.main.bin("pytest"), *words, ROOT / "tests" / folder], env=env, cwd=ROOT)
+            paths = [ROOT / "tests" / path for path in folder.split()]
+            run.cmd([self.main.bin("pytest"), *words, *paths], env=env, cwd=ROOT)
             log = Path(run.log.name).read_text("utf-8", "replace")
             last = re.findall(r"^=+ (.*\d+ passed.*) =+$", log, re.MULTILINE)
             run.notes += last[-1:]

@@ -1,0 +1,131 @@
+# Copyright (c) 2026, gpufleet.deepseek contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from ansible_collections.gpufleet.deepseek.plugins.module_utils import _gateway_policy as gateway_policy
+
+TIERS = {"pro": {"rpm": 60, "tpm": 1000}}
+KEY = "sk-0123456789"
+HASH = hashlib.sha256(KEY.encode()).hexdigest()
+PEERS = [
+    {"name": "gpu1", "address": "192.0.2.11", "port": 8000, "weight": 3, "state": "up", "region": "eu"},
+    {"name": "gpu2", "address": "192.0.2.12", "port": 8000, "weight": 2, "state": "drain", "region": "us"},
+]
+
+
+def test_keys_become_hashes() -> None:
+    assert gateway_policy.key_hash(KEY) == HASH
+    tenants = [
+        {
+            "id": "acme",
+            "tier": "pro",
+            "keys": [KEY, KEY],
+            "keys_sha256": ["f" * 64],
+            "overrides": {"rpm": 5},
+            "models": ["m"],
+        }
+    ]
+    made, problems = gateway_policy.policy(TIERS, tenants, {"windows": {"buckets": 60}})
+    assert not problems
+    assert KEY not in json.dumps(made)
+    assert made["tenants"] == [
+        {
+            "id": "acme",
+            "tier": "pro",
+            "keys_sha256": sorted([HASH, "f" * 64]),
+            "overrides": {"rpm": 5},
+            "models": ["m"],
+        }
+    ]
+    assert made["windows"] == {"buckets": 60}
+    # The first thing in the file: workers read no more than that to find a new one.
+    assert next(iter(made)) == "id"
+
+
+def test_the_id_follows_from_the_content_alone() -> None:
+    one = gateway_policy.document({"a": 1, "b": {"c": 2, "d": 3}})
+    same = gateway_policy.document({"b": {"d": 3, "c": 2}, "a": 1})
+    assert one["id"] == same["id"] != gateway_policy.document({"a": 1, "b": {"c": 2, "d": 4}})["id"]
+    assert len(one["id"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("tenants", "words"),
+    [
+        ("acme", "expected a list of tenants"),
+        ([3], "number 1: expected a mapping, found int"),
+        ([{"id": "a", "tier": "free", "keys": [KEY]}], "a: tier: expected one of pro, found 'free'"),
+        ([{"id": "a", "tier": "pro"}], "a: keys: expected at least one key, found none"),
+        ([{"id": "a", "tier": "pro", "keys": ["short"]}], "a: keys: expected a key of 8 to 512 characters"),
+        ([{"id": "a", "tier": "pro", "keys": ["has a blank in it"]}], "a: keys: expected a key of 8 to 512 characters"),
+        ([{"id": "a", "tier": "pro", "keys_sha256": [KEY]}], "a: keys_sha256: expected 64 lower-case"),
+        ([{"id": "a", "tier": "pro", "keys": [KEY], "rpm": 3}], "a: rpm: no such field of a tenant"),
+        (
+            [{"id": "a", "tier": "pro", "keys": [KEY]}, {"id": "b", "tier": "pro", "keys": [KEY]}],
+            "b: keys: one of them is also a key of a",
+        ),
+    ],
+)
+def test_bad_tenants_are_named_and_their_keys_are_not(tenants: Any, words: str) -> None:
+    _made, problems = gateway_policy.policy(TIERS, tenants, {})
+    assert any(words in problem for problem in problems), problems
+    assert not any(KEY in problem or "short" in problem for problem in problems)
+
+
+def test_pools_are_made_of_peers_and_plan() -> None:
+    plan = {"peers": {"gpu1": {"token_capacity": 400000, "max_sequences": 64}}}
+    wanted = {
+        "deepseek-r1": {"aliases": ["r1"], "default": True, "context_tokens": 65536},
+        "small": {"peers": ["gpu2"]},
+    }
+    made, problems = gateway_policy.pools(wanted, PEERS, plan, "eu", {})
+    assert not problems
+    first, second = made["pools"]
+    assert (first["name"], first["aliases"], first["default"], first["context_tokens"]) == (
+        "deepseek-r1",
+        ["r1"],
+        True,
+        65536,
+    )
+    assert [peer["name"] for peer in first["peers"]] == ["gpu1", "gpu2"]
+    assert [peer["name"] for peer in second["peers"]] == ["gpu2"]
+    assert first["peers"][0] == {
+        "name": "gpu1",
+        "address": "192.0.2.11",
+        "port": 8000,
+        "weight": 3,
+        "capacity_tokens": 400000,
+        "max_inflight": 128,
+        "region": "eu",
+        "state": "up",
+        "sni": "",
+    }
+    assert first["peers"][1]["capacity_tokens"] == 1_000_000
+    assert made["regions"] == {"eu": {"priority": 0}, "us": {"priority": 1}}
+
+
+def test_regions_without_a_priority_come_last() -> None:
+    known = {"eu": {"priority": 2}, "asia": {"priority": 5}}
+    made, _problems = gateway_policy.pools({"m": {}}, PEERS, {}, "eu", known)
+    assert made["regions"] == {**known, "us": {"priority": 6}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"m": "gpu1"}, "m: expected a mapping, found str"),
+        ({"m": {"peers": ["gpu9"]}}, "m: peers: expected one of gpu1, gpu2, found gpu9"),
+        ({"m": {"alias": []}}, "m: alias: no such field of a pool"),
+    ],
+)
+def test_bad_pools_are_named(wanted: Any, words: str) -> None:
+    _made, problems = gateway_policy.pools(wanted, PEERS, {}, "eu", {})
+    assert any(words in problem for problem in problems), problems

@@ -1,0 +1,978 @@
+-- Copyright (c) 2026, gpufleet.deepseek contributors
+-- SPDX-License-Identifier: Apache-2.0
+-- The phases of a request in nginx, made of the modules beside it. Only this module and gw.health know nginx.
+--
+-- A request holds up to four things: a slot and tokens of its tenant (the ticket), a place in the load of a peer, a probe
+-- of a breaker, and a place among the waiters. Each is noted in ngx.ctx the moment it is taken; the log phase, which runs
+-- for every request however it ends, gives back what is noted. The ticket is kept in $gw_ticket as well, because an
+-- internal redirect drops ngx.ctx.
+
+local auth = require("gw.auth")
+local breaker = require("gw.breaker")
+local conf = require("gw.conf")
+local errors = require("gw.errors")
+local health = require("gw.health")
+local limiter = require("gw.limiter")
+local metrics = require("gw.metrics")
+local picker = require("gw.picker")
+local retry = require("gw.retry")
+local scan = require("gw.scan")
+local sha256 = require("gw.sha256")
+local shed = require("gw.shed")
+local slots = require("gw.slots")
+local sse = require("gw.sse")
+local status = require("gw.status")
+local strikes = require("gw.strikes")
+local tokens = require("gw.tokens")
+local trace = require("gw.trace")
+
+local balancer = require("ngx.balancer")
+local cjson = require("cjson.safe")
+local ffi = require("ffi")
+
+local ceil, max = math.ceil, math.max
+local find, sub = string.find, string.sub
+local now_s = ngx.now
+
+local M = {}
+
+-- Bytes of an answer without a stream that are kept to find its usage in: that of the OpenAI API comes last.
+local TAIL = 65536
+-- The paths of the API that a key may use. The first kind costs tokens.
+local PAID = {
+    ["/v1/chat/completions"] = true,
+    ["/v1/completions"] = true,
+    ["/v1/embeddings"] = true,
+}
+local SECONDS = { 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320 }
+local SHORT = { 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10 }
+
+-- {policy, peers: paths of the files; connect_ms, send_ms; upstream_tls}: see init.
+local options
+-- The configuration in use, what was last seen of its files, and why the files are not in use (nil: they are).
+local runtime, seen, refused
+local started_at, loaded_at
+-- The objects of this worker.
+local worker
+
+ffi.cdef([[
+int kill(int pid, int sig);
+]])
+
+-- Is there such a worker? All workers have one user, so EPERM means that the number is somebody else's now; so does
+-- another name.
+local function alive(pid)
+    if ffi.C.kill(pid, 0) ~= 0 then
+        return false
+    end
+    local stream = io.open("/proc/" .. pid .. "/comm", "rb")
+    if not stream then
+        return true
+    end
+    local name = stream:read(5)
+    stream:close()
+    return name == "nginx"
+end
+
+local function read_file(path)
+    local stream, err = io.open(path, "rb")
+    if not stream then
+        return nil, err
+    end
+    local text = stream:read("*a")
+    stream:close()
+    return text
+end
+
+-- What tells one version of a file from another without reading all of it: its length and its first bytes, with the id.
+local function fingerprint(path)
+    local stream = io.open(path, "rb")
+    if not stream then
+        return ""
+    end
+    local head = stream:read(256) or ""
+    local size = stream:seek("end") or 0
+    stream:close()
+    return size .. ":" .. head
+end
+
+local function fingerprints()
+    return fingerprint(options.policy) .. "\n" .. fingerprint(options.peers)
+end
+
+-- Read both files. Returns a runtime, or nil and one sentence.
+local function load_files()
+    local found, sentences = conf.load(read_file, cjson.decode, options.policy, options.peers)
+    if found then
+        return found
+    end
+    return nil, table.concat(sentences, "; ")
+end
+
+-- init_by_lua: read the configuration. With a bad one nginx does not start; at a reload the last good one, which the shared
+-- dict keeps, goes on.
+function M.init(given)
+    options = given
+    started_at = ngx.time()
+    seen = fingerprints()
+    local err
+    runtime, err = load_files()
+    local kept = ngx.shared.gw_conf
+    if runtime then
+        kept:set("policy", read_file(options.policy))
+        kept:set("peers", read_file(options.peers))
+        loaded_at, refused = ngx.time(), nil
+        return
+    end
+    local policy, peers = kept:get("policy"), kept:get("peers")
+    if policy and peers then
+        local texts = { [options.policy] = policy, [options.peers] = peers }
+        runtime = conf.load(function(path)
+            return texts[path]
+        end, cjson.decode, options.policy, options.peers)
+    end
+    if not runtime then
+        error("the gateway's configuration is not good: " .. err, 0)
+    end
+    loaded_at, refused = ngx.time(), err
+    ngx.log(ngx.ERR, "the gateway's new configuration is not used: ", err)
+end
+
+local function register(m)
+    return {
+        requests = m:counter("requests_total", "Requests by their answer.", { "tenant", "tier", "code" }),
+        rejected = m:counter("rejected_total", "Requests that no engine saw.", { "tenant", "reason" }),
+        tokens = m:counter("tokens_total", "Tokens by kind.", { "tenant", "kind" }),
+        charged = m:counter("tokens_charged_total", "Tokens charged to budgets.", { "tenant" }),
+        usage_missing = m:counter("usage_missing_total", "Answers without a usage.", { "cause" }),
+        transitions = m:counter("breaker_transitions_total", "Breakers that changed.", { "peer", "to" }),
+        retries = m:counter("retries_total", "Second tries, and why there was one or none.", { "reason" }),
+        affinity = m:counter("affinity_total", "Choices of an engine.", { "result" }),
+        checks = m:counter("health_changes_total", "Verdicts of health checks that changed.", { "peer", "to" }),
+        reaped = m:counter("slots_reaped_total", "What dead workers held and was given back.", nil),
+        reloads = m:counter("config_reload_total", "New configurations, by what became of them.", { "result" }),
+        errors = m:counter("lua_errors_total", "Phases that failed.", { "phase" }),
+        ttft = m:histogram("ttft_seconds", "From the request to the first token.", { "region" }, SECONDS),
+        itl = m:histogram("itl_seconds", "Between two chunks of a stream.", { "region" }, SHORT),
+        seconds = m:histogram("request_seconds", "From the request to the end of its answer.", { "tier" }, SECONDS),
+        own = m:histogram("gateway_seconds", "Until the request was given to an engine.", { "tier" }, SHORT),
+        wait = m:histogram("queue_wait_seconds", "Waiting for room.", { "priority" }, SHORT),
+    }
+end
+
+-- The objects for a configuration. What they count is in the shared dicts, so nothing is lost when they are replaced.
+local function build(config, old)
+    local shared, policy = ngx.shared, config.policy
+    local w = {
+        config = config,
+        metrics = old and old.metrics,
+        count = old and old.count,
+        slots = old and old.slots,
+        health = old and old.health,
+        rand64 = old and old.rand64,
+    }
+    if not old then
+        w.metrics = metrics.new({ dict = shared.gw_metrics, pid = ngx.worker.pid() })
+        w.count = register(w.metrics)
+        w.slots = slots.new({ dict = shared.gw_slots, ledger = shared.gw_ledger, pid = ngx.worker.pid() })
+        w.health = health.new({ dict = shared.gw_breaker, ask = health.http() })
+        w.rand64 = trace.source(math.random)
+    end
+    w.auth = auth.new({ keys = config.keys, sha256 = sha256.hex })
+    w.strikes = strikes.new({
+        dict = shared.gw_strikes,
+        limit = policy.auth.strikes,
+        window = policy.auth.strike_window_s,
+    })
+    w.limiter = limiter.new({
+        rate = shared.gw_rate,
+        slots = w.slots,
+        windows = policy.windows,
+        rand = math.random,
+    })
+    w.breaker = breaker.new({
+        dict = shared.gw_breaker,
+        rand = math.random,
+        conf = policy.breaker,
+        on_transition = function(name, to)
+            w.count.transitions:inc(1, name, to)
+            ngx.log(ngx.WARN, "the breaker of ", name, " is ", to)
+        end,
+    })
+    w.picker = picker.new({
+        loads = w.slots,
+        breaker = w.breaker,
+        well = function(name)
+            return w.health:well(name)
+        end,
+        rand = math.random,
+        conf = {
+            slow_start = policy.slow_start,
+            affinity = policy.affinity,
+            regions = config.peers.regions,
+            local_region = config.peers.local_region,
+        },
+    })
+    w.retry = retry.new({ dict = shared.gw_breaker, conf = policy.retry })
+    w.shed = shed.new({ dict = shared.gw_breaker, slots = w.slots, conf = policy.shed })
+    -- After breaker:refresh.
+    w.usable = function(peer)
+        return w.health:well(peer.name) and w.breaker:peek(peer.name, now_s()) ~= "no"
+    end
+    return w
+end
+
+-- Take a new configuration when the files changed. A bad one is named once, and the old one stays.
+local function poll()
+    local found = fingerprints()
+    if found == seen then
+        return
+    end
+    seen = found
+    local config, err = load_files()
+    if not config then
+        if err ~= refused then
+            ngx.log(ngx.ERR, "the gateway's new configuration is not used: ", err)
+        end
+        refused = err
+        worker.count.reloads:inc(1, "refused")
+        return
+    end
+    runtime, refused, loaded_at = config, nil, ngx.time()
+    local kept = ngx.shared.gw_conf
+    kept:set("policy", read_file(options.policy))
+    kept:set("peers", read_file(options.peers))
+    worker = build(config, worker)
+    worker.count.reloads:inc(1, "used")
+end
+
+local function spawn(body)
+    ngx.thread.spawn(body)
+end
+
+local function second(premature)
+    if premature then
+        return
+    end
+    local w = worker
+    local now = now_s()
+    local ok, err = pcall(function()
+        poll()
+        w = worker
+        local reaped = w.slots:reap(alive)
+        if reaped > 0 then
+            w.count.reaped:inc(reaped)
+        end
+        w.limiter:tick()
+        w.shed:tick(now)
+        w.metrics:flush(now)
+    end)
+    if not ok then
+        w.count.errors:inc(1, "timer")
+        ngx.log(ngx.ERR, "the gateway's timer: ", err)
+    end
+end
+
+local function checks(premature)
+    if premature then
+        return
+    end
+    local w = worker
+    w.health:tick(w.config.peer_list, w.config.policy.health, spawn, function(peer, well, reason)
+        w.count.checks:inc(1, peer.name, well and "well" or "sick")
+        ngx.log(ngx.WARN, "the engine ", peer.name, " is ", well and "well" or ("sick: " .. (reason or "?")))
+        if well then
+            w.breaker:warm_up(peer.name, now_s())
+        end
+    end)
+end
+
+-- init_worker_by_lua.
+function M.init_worker()
+    -- Workers are forked: without this all of them would draw the same numbers.
+    local stream = io.open("/dev/urandom", "rb")
+    local a, b, c, d = string.byte(stream:read(4), 1, 4)
+    stream:close()
+    math.randomseed(((a * 256 + b) * 256 + c) * 256 + d)
+    worker = build(runtime)
+    M.gauges(worker.metrics)
+    assert(ngx.timer.every(1, second))
+    assert(ngx.timer.every(0.5, checks))
+end
+
+-- ------------------------------------------------------------------------------------------------------------- access
+
+local function answer(ctx, code, body, retry_after)
+    ctx.answered = true
+    ngx.status = code
+    local header = ngx.header
+    header["Content-Type"] = "application/json"
+    header["Content-Length"] = #body
+    if retry_after then
+        header["Retry-After"] = retry_after
+    end
+    if ctx.limits then
+        for name, value in pairs(ctx.limits) do
+            header[name] = value
+        end
+    end
+    ngx.print(body)
+    return ngx.exit(ngx.HTTP_OK)
+end
+
+local function fail(ctx, word, message, param, retry_after)
+    ctx.reason = word
+    local code, body = errors.answer(word, message, param)
+    return answer(ctx, code, body, retry_after)
+end
+
+local function reject(ctx, rejection)
+    ctx.reason = rejection.reason
+    local code, body = errors.rejection(rejection)
+    return answer(ctx, code, body, rejection.retry_after)
+end
+
+local function body_of()
+    ngx.req.read_body()
+    local body = ngx.req.get_body_data()
+    if body then
+        return body
+    end
+    local path = ngx.req.get_body_file()
+    return path and read_file(path)
+end
+
+-- The largest number of tokens that an answer may have, of what the client says and the tier allows.
+local function answer_tokens(info, limits)
+    local asked = info.max_tokens
+    if info.max_completion_tokens then
+        asked = max(asked or 0, info.max_completion_tokens)
+    end
+    return asked or limits.default_max_tokens, asked
+end
+
+-- Wait for room. Returns nil when there is some, or a rejection.
+local function room(ctx, w, pool, limits)
+    local priority = limits.priority
+    local until_then = limits.queue_ms
+    local begin = now_s()
+    local waited, waiting = 0, false
+    while true do
+        w.breaker:refresh(now_s())
+        local load = w.shed:load(pool, w.slots, now_s(), w.usable)
+        local verdict = w.shed:decide(priority, load, pool.name, waiting)
+        if verdict == "go" then
+            break
+        end
+        if verdict == "shed" or waited >= until_then then
+            ctx.load = load
+            if waiting then
+                ctx.waiting = nil
+                w.shed:leave(priority, pool.name)
+            end
+            if load == math.huge then
+                return { status = 503, type = "unavailable", reason = "unavailable", retry_after = 5 }
+            end
+            return { status = 503, type = "overloaded", reason = "shed", retry_after = 1 + math.random(0, 2),
+                message = "The engines have no room for requests of this priority at the moment. Try again later." }
+        end
+        if not waiting then
+            if not w.shed:enter(priority, pool.name) then
+                return { status = 503, type = "overloaded", reason = "queue_full", retry_after = 1 + math.random(0, 2) }
+            end
+            waiting, ctx.waiting, ctx.waiting_pool = true, priority, pool.name
+        end
+        ngx.sleep(shed.next_delay(priority, waited, math.random))
+        waited = (now_s() - begin) * 1000
+    end
+    if waiting then
+        ctx.waiting = nil
+        w.shed:leave(priority, pool.name)
+        ctx.waited = now_s() - begin
+        w.count.wait:observe(ctx.waited, priority)
+    end
+    return nil
+end
+
+local NO_ENGINE = {
+    full = { status = 503, type = "overloaded", reason = "full", retry_after = 1,
+        message = "All engines of this model are full. Try again later." },
+    breaker = { status = 503, type = "overloaded", reason = "breaker", retry_after = 2,
+        message = "The engines of this model are failing. Try again later." },
+}
+
+-- Give the request to an engine: note it there before nginx connects.
+local function choose(ctx, w, tried)
+    local ask = ctx.ask
+    ask.tried = tried
+    local peer, info = w.picker:take(ctx.pool, ask, now_s())
+    if not peer then
+        return nil, info
+    end
+    ctx.peer, ctx.probe, ctx.generation = peer, info.probe, info.generation
+    w.count.affinity:inc(1, info.affinity)
+    return peer
+end
+
+local function admit(ctx, w, tenant, body)
+    local limits = tenant.limits
+    local info, sentence, param = scan.scan(body)
+    if not info then
+        return fail(ctx, "bad_request", sentence, param)
+    end
+    local config = w.config
+    local pool = info.model and config.pools_by_name[info.model] or (not info.model and config.default_pool)
+    if not info.model and not pool then
+        return fail(ctx, "bad_request", "model: expected the name of a model, found none", "model")
+    elseif not pool then
+        return fail(ctx, "model_not_found", "The model " .. errors.quote(info.model) .. " does not exist.", "model")
+    elseif tenant.models and not tenant.models[pool.name] then
+        return fail(ctx, "model_not_allowed", nil, "model")
+    end
+    ctx.pool, ctx.model = pool, pool.name
+    local each, asked = answer_tokens(info, limits)
+    if each > limits.max_tokens then
+        return fail(ctx, "bad_request", string.format(
+            "max_tokens: expected at most %d for this API key, found %d", limits.max_tokens, each), "max_tokens")
+    end
+    local paid = ctx.path ~= "/v1/embeddings"
+    local bytes = (info.prompt_bytes or 0) + (info.context_bytes or 0)
+    ctx.prompt_tokens = tokens.estimate(bytes, limits.prompt_estimate)
+    local answers = (info.prompts or 1) * max(info.n or 1, info.best_of or 1)
+    local reserve = tokens.reserve(ctx.prompt_tokens, paid and each or 0, answers, config.policy.token_cost)
+    ctx.stream = info.stream
+
+    local rejection = room(ctx, w, pool, limits)
+    if rejection then
+        return reject(ctx, rejection)
+    end
+    local now = now_s()
+    local ticket
+    ticket, rejection = w.limiter:admit(tenant, reserve, now)
+    if not ticket then
+        ctx.limits = w.limiter:headers(tenant, now, {})
+        return reject(ctx, rejection)
+    end
+    ctx.ticket = ticket
+    ngx.var.gw_ticket = limiter.encode(ticket)
+    ctx.limits = w.limiter:headers(tenant, now, {})
+    w.retry:request(now)
+
+    local affinity = config.policy.affinity
+    local key
+    if affinity.mode == "prefix" and info.prompt_at then
+        key = info.prompt_cache_key
+            or sub(body, info.prompt_at, info.prompt_at + math.min(info.prompt_bytes, affinity.bytes) - 1)
+        key = tenant.id .. pool.name .. key
+    end
+    ctx.ask = { tokens = reserve, affinity_key = key }
+    local peer, why = choose(ctx, w, nil)
+    if not peer then
+        w.limiter:abandon(ticket, now)
+        w.limiter:release(ticket)
+        ctx.ticket = nil
+        if NO_ENGINE[why] then
+            return reject(ctx, NO_ENGINE[why])
+        end
+        return fail(ctx, "unavailable", nil, nil, 5)
+    end
+
+    local wish = {}
+    if info.model ~= pool.name then
+        wish.model = pool.name
+    end
+    if paid and not asked then
+        wish.max_tokens = each
+    end
+    if info.stream and not info.include_usage then
+        wish.include_usage = true
+        ctx.strip = true
+    end
+    local edited = scan.edit(body, info, wish)
+    if edited ~= body then
+        ngx.req.set_body_data(edited)
+    end
+    -- Small requests say nothing of an engine's time to its first token that large ones do not say, too.
+    w.count.own:observe(now_s() - ctx.begin, tenant.tier)
+end
+
+local function access(ctx)
+    local var, w = ngx.var, worker
+    ctx.w, ctx.begin = w, ngx.req.start_time()
+    local path, method = var.uri, ngx.req.get_method()
+    ctx.path = path
+    local parent, state
+    parent, state, ctx.trace, ctx.span = trace.continue(var.http_traceparent, var.http_tracestate, w.rand64, false)
+    var.gw_traceparent, var.gw_tracestate = parent, state or ""
+
+    local address = var.remote_addr
+    local blocked, seconds = w.strikes:blocked(address, now_s())
+    if blocked then
+        return fail(ctx, "too_many_failures", nil, nil, max(1, ceil(seconds)))
+    end
+    local tenant, why = w.auth:check(var.http_authorization or var.http_x_api_key)
+    if not tenant then
+        w.strikes:strike(address, now_s())
+        ngx.header["WWW-Authenticate"] = "Bearer"
+        return fail(ctx, why .. "_key")
+    end
+    ctx.tenant = tenant
+    if path == "/v1/models" then
+        if method ~= "GET" then
+            return fail(ctx, "method_not_allowed")
+        end
+        ctx.reason = "models"
+        return answer(ctx, 200, errors.models(w.config.pools, tenant.models, loaded_at))
+    elseif not PAID[path] then
+        return fail(ctx, "not_found")
+    elseif method ~= "POST" then
+        return fail(ctx, "method_not_allowed")
+    end
+    local limits = tenant.limits
+    local length = tonumber(var.http_content_length)
+    if length and length > limits.max_body then
+        return fail(ctx, "too_large", string.format(
+            "The request body has %d bytes, and %d are allowed for this API key.", length, limits.max_body))
+    end
+    if var.http_content_encoding then
+        return fail(ctx, "unsupported_media_type")
+    end
+    local body = body_of()
+    if not body or body == "" then
+        return fail(ctx, "length_required")
+    elseif #body > limits.max_body then
+        return fail(ctx, "too_large", string.format(
+            "The request body has %d bytes, and %d are allowed for this API key.", #body, limits.max_body))
+    end
+    return admit(ctx, w, tenant, body)
+end
+
+-- access_by_lua: everything before an engine.
+function M.access()
+    return access(ngx.ctx)
+end
+
+-- ----------------------------------------------------------------------------------------------------------- balancer
+
+-- Did the engine say that it has too much to do? That is no failure of it. A 503 without a word is one.
+local function refused_work(code)
+    if code == 429 or (code == 503 and ngx.var.upstream_http_x_engine_rejected) then
+        return "rejected"
+    end
+    return nil
+end
+
+-- A try has failed in a way that nginx may make good by another: say so to the breaker, and take it off the engine.
+local function failed_try(ctx, w)
+    local peer = ctx.peer
+    ctx.peer = nil
+    w.picker:discharge(peer, ctx.ask.tokens)
+    local code = retry.last(ngx.var.upstream_status)
+    local ok, kind
+    if code == 503 or code == 429 then
+        ok, kind = breaker.verdict(code, refused_work(code))
+        w.breaker:back_off(peer.name, 1, now_s())
+    else
+        ok, kind = breaker.verdict(nil, code == 504 and "timeout" or "connect")
+    end
+    w.breaker:report(peer.name, ok, kind, now_s(), ctx.probe, ctx.generation)
+    return peer, code
+end
+
+-- balancer_by_lua: name the engine of a try.
+function M.balancer()
+    local ctx = ngx.ctx
+    local w = ctx.w
+    ctx.tries = (ctx.tries or 0) + 1
+    if ctx.tries > 1 then
+        local rules = w.config.policy.retry
+        local peer, code = failed_try(ctx, w)
+        local ok, why = retry.may_retry({
+            upstream_status = ngx.var.upstream_status,
+            bytes_sent_text = ngx.var.upstream_bytes_sent,
+            header_or_body_forwarded = false,
+            elapsed_ms = (now_s() - ctx.sent) * 1000,
+            max_first_try_ms = rules.max_first_try_ms,
+            attempt = ctx.tries - 1,
+            max_tries = rules.max_tries,
+        })
+        -- The budget keeps retries from adding load. Where nobody listened, there was none.
+        if ok and why ~= "connect" and not w.retry:take(now_s()) then
+            ok, why = false, "budget"
+        end
+        w.count.retries:inc(1, why)
+        if not ok then
+            local full = code == 503 or code == 429
+            ctx.reason, ctx.instead = full and "overloaded" or "not_retried", full and 503 or 502
+            return ngx.exit(502)
+        end
+        if not choose(ctx, w, { [peer.name] = true }) then
+            ctx.reason, ctx.instead = "unavailable", 503
+            return ngx.exit(503)
+        end
+    else
+        ctx.sent = now_s()
+        if w.config.policy.retry.max_tries > 1 and #ctx.pool.peers > 1 then
+            balancer.set_more_tries(1)
+        end
+    end
+    local peer, stream = ctx.peer, w.config.policy.stream
+    ngx.var.gw_sni = peer.sni
+    balancer.set_timeouts(options.connect_s, options.send_s, max(stream.first_byte_s, stream.gap_s))
+    local ok, err = balancer.set_current_peer(peer.dial, peer.port)
+    if not ok then
+        ngx.log(ngx.ERR, "the address of ", peer.name, ": ", err)
+        ctx.reason, ctx.instead = "unavailable", 503
+        return ngx.exit(503)
+    end
+end
+
+-- ------------------------------------------------------------------------------------------------------------ filters
+
+local OWN_ERROR = { [502] = "bad_gateway", [503] = "overloaded", [504] = "timeout", [413] = "too_large", [500] = "internal" }
+
+-- header_filter_by_lua.
+function M.header_filter()
+    local ctx = ngx.ctx
+    if ctx.answered then
+        return
+    end
+    local header = ngx.header
+    local from_engine = ngx.var.upstream_header_time
+    from_engine = from_engine ~= nil and find(from_engine, "%d[^,:]*$") ~= nil
+    if ctx.instead or (not from_engine and ngx.status >= 400) then
+        -- nginx's own: no engine answered. On Debian's nginx ngx.exit in the balancer is always 500.
+        local code = ctx.instead or ngx.status
+        local _, body = errors.answer(errors.known[ctx.reason] and ctx.reason or OWN_ERROR[code] or "bad_request")
+        ngx.status = code
+        header["Content-Type"] = "application/json"
+        header["Content-Length"] = #body
+        header["Retry-After"] = code == 503 and 2 or nil
+        ctx.own = body
+        ctx.reason = ctx.reason or OWN_ERROR[code]
+    end
+    if ctx.limits then
+        for name, value in pairs(ctx.limits) do
+            header[name] = value
+        end
+    end
+    header["X-Accel-Buffering"] = nil
+    header["X-Engine-Rejected"] = nil
+    if ctx.own or not ctx.ticket then
+        return
+    end
+    ctx.code = ngx.status
+    if ctx.code == 200 then
+        local kind = header["Content-Type"]
+        if type(kind) == "string" and find(kind, "text/event-stream", 1, true) then
+            ctx.sse = sse.new({ strip_usage = ctx.strip })
+            if ctx.strip then
+                header["Content-Length"] = nil
+            end
+        end
+    end
+end
+
+-- What has come of an answer that is no stream: its end is enough.
+local function keep(ctx, chunk)
+    if #chunk >= TAIL then
+        ctx.tail = sub(chunk, -TAIL)
+    elseif chunk ~= "" then
+        local tail = (ctx.tail or "") .. chunk
+        ctx.tail = #tail > 2 * TAIL and sub(tail, -TAIL) or tail
+    end
+end
+
+-- body_filter_by_lua.
+function M.body_filter()
+    local ctx, arg = ngx.ctx, ngx.arg
+    local chunk, last = arg[1], arg[2]
+    if ctx.own then
+        arg[1] = ctx.own_sent and "" or ctx.own
+        ctx.own_sent = true
+        arg[2] = true
+        return
+    end
+    local w = ctx.w
+    if not w or not ctx.code or ctx.over then
+        if ctx.over then
+            arg[1] = ""
+        end
+        return
+    end
+    if last then
+        ctx.complete = true
+    end
+    if not ctx.sse then
+        if ctx.code == 200 then
+            keep(ctx, chunk or "")
+        end
+        return
+    end
+    local now = now_s()
+    local region = ctx.peer and ctx.peer.region or ""
+    local out, flags = ctx.sse:feed(chunk or "", last)
+    if flags.first then
+        ctx.ttft = now - ctx.begin
+        w.count.ttft:observe(ctx.ttft, region)
+        w.shed:feed(ctx.ttft * 1000, ctx.pool.name)
+    elseif ctx.last_chunk and chunk and chunk ~= "" then
+        w.count.itl:observe(now - ctx.last_chunk, region)
+    end
+    if chunk and chunk ~= "" then
+        ctx.last_chunk = now
+    end
+    if ctx.sse.strip then
+        arg[1] = out
+    end
+    if not last and now - ctx.begin > ctx.tenant.limits.max_stream_seconds then
+        -- Nothing else ends a model that babbles: there is always another chunk within the timeout.
+        arg[1] = out .. errors.sse_answer("stream_timeout", ctx.sse:inside())
+        arg[2] = true
+        ctx.over, ctx.reason = true, "stream_timeout"
+    end
+end
+
+-- ---------------------------------------------------------------------------------------------------------------- log
+
+-- What the engine's part of it says about the engine.
+local function verdict(ctx, code)
+    if not code then
+        local found = retry.last(ngx.var.upstream_status)
+        if ngx.status == 499 then
+            return "client"
+        end
+        return found == 504 and "timeout" or "reset"
+    end
+    if ctx.sse and not ctx.sse.done and not ctx.over then
+        if ctx.sse.failed then
+            return "stream_error"
+        end
+        -- Who ended it? nginx says 499 only before the header; afterwards the connection tells.
+        if not ctx.complete then
+            return ngx.var.request_completion == "OK" and "stall" or "client"
+        end
+        return "stall"
+    end
+    return nil
+end
+
+-- What the request is charged; nil when the engine did no work for it.
+local function charge(ctx, w)
+    local cost = w.config.policy.token_cost
+    local usage
+    if ctx.sse then
+        usage = ctx.sse.usage
+        if usage and ctx.sse.final then
+            return tokens.actual(usage, cost), usage
+        end
+        w.count.usage_missing:inc(1, ctx.sse.done and "no_usage" or "cut")
+        return tokens.cut(ctx.prompt_tokens, ctx.sse.chunks, usage, cost), usage
+    end
+    if ctx.code == 200 then
+        usage = ctx.complete and ctx.tail and sse.usage_of(ctx.tail)
+        if usage then
+            return tokens.actual(usage, cost), usage
+        end
+        -- It worked, and nobody knows how much: what was reserved.
+        w.count.usage_missing:inc(1, ctx.complete and "no_usage" or "cut")
+        return nil
+    end
+    if ctx.code then
+        -- The engine said no: the request counts, its tokens do not.
+        return 0
+    end
+    -- No answer came, and the engine may have worked until then.
+    return ctx.sent and tokens.cut(ctx.prompt_tokens, 0, nil, cost) or 0
+end
+
+local function settle(ctx, w, now)
+    local ticket = ctx.ticket
+    local tries = ctx.tries or 0
+    -- 503 in the place of an answer: every engine that was tried refused the work, or there was none.
+    local never = tries == 0 or (not ctx.code and ctx.instead == 503)
+    local bytes = retry.last(ngx.var.upstream_bytes_sent)
+    if never or (not ctx.code and bytes == 0) then
+        w.limiter:abandon(ticket, now)
+        ctx.charged = 0
+    else
+        local amount, usage = charge(ctx, w)
+        w.limiter:settle(ticket, amount, now)
+        ctx.charged = amount or ticket.tokens
+        if usage then
+            local id = ctx.tenant.id
+            w.count.tokens:inc(usage.prompt_tokens or 0, id, "prompt")
+            w.count.tokens:inc(usage.completion_tokens or 0, id, "completion")
+            ctx.usage = usage
+        end
+        w.count.charged:inc(ctx.charged or 0, ctx.tenant.id)
+    end
+    w.limiter:release(ticket)
+end
+
+local function finish(ctx)
+    local w, now = ctx.w, now_s()
+    if ctx.waiting then
+        w.shed:leave(ctx.waiting, ctx.waiting_pool)
+    end
+    if ctx.peer then
+        local peer = ctx.peer
+        w.picker:discharge(peer, ctx.ask.tokens)
+        if ctx.tries then
+            local cause = verdict(ctx, ctx.code)
+            if ctx.code == 503 or ctx.code == 429 then
+                cause = refused_work(ctx.code)
+                w.breaker:back_off(peer.name, 1, now)
+            end
+            local ok, kind = breaker.verdict(ctx.code, cause)
+            w.breaker:report(peer.name, ok, kind, now, ctx.probe, ctx.generation)
+        elseif ctx.probe then
+            w.breaker:report(peer.name, nil, "client", now, ctx.probe, ctx.generation)
+        end
+    end
+    if ctx.ticket then
+        settle(ctx, w, now)
+    end
+    local tenant = ctx.tenant
+    local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
+    w.count.requests:inc(1, id, tier, tostring(ngx.status))
+    if ctx.answered and ctx.reason ~= "models" then
+        w.count.rejected:inc(1, id, ctx.reason or "")
+    end
+    w.count.seconds:observe(max(0, now - ctx.begin), tier)
+end
+
+-- log_by_lua: give back what the request holds, however it ended.
+function M.log()
+    local ctx = ngx.ctx
+    if ctx.w then
+        local ok, err = pcall(finish, ctx)
+        if not ok then
+            ctx.w.count.errors:inc(1, "log")
+            ngx.log(ngx.ERR, "the end of a request: ", err)
+        end
+        local var = ngx.var
+        var.gw_tenant = ctx.tenant and ctx.tenant.id or ""
+        var.gw_model = ctx.model or ""
+        var.gw_peer = ctx.peer and ctx.peer.name or ""
+        var.gw_reason = ctx.reason or ""
+        var.gw_trace = ctx.trace or ""
+        var.gw_ttft = ctx.ttft and string.format("%.3f", ctx.ttft) or ""
+        var.gw_tokens = ctx.charged or ""
+        return
+    end
+    -- The context is gone: an internal redirect.
+    local ticket = limiter.decode(ngx.var.gw_ticket)
+    if ticket and worker then
+        worker.limiter:settle(ticket, nil, now_s())
+        worker.limiter:release(ticket)
+    end
+end
+
+-- --------------------------------------------------------------------------------------------------- what people look at
+
+-- Values that are read when somebody asks.
+function M.gauges(m)
+    m:gauge("peer_inflight", "Requests at an engine.", { "peer" }, function(emit)
+        for _, peer in ipairs(worker.config.peer_list) do
+            emit(worker.slots:value("n:" .. peer.name), peer.name)
+        end
+    end)
+    m:gauge("peer_inflight_tokens", "Tokens of the requests at an engine.", { "peer" }, function(emit)
+        for _, peer in ipairs(worker.config.peer_list) do
+            emit(worker.slots:value("k:" .. peer.name), peer.name)
+        end
+    end)
+    m:gauge("peer_up", "Does an engine get requests?", { "peer", "state" }, function(emit)
+        local now = now_s()
+        for _, peer in ipairs(worker.config.peer_list) do
+            worker.breaker:refresh(now)
+            emit(peer.state == "up" and worker.usable(peer) and 1 or 0, peer.name, peer.state)
+        end
+    end)
+    m:gauge("inflight", "Requests of a tenant.", { "tenant" }, function(emit)
+        for _, tenant in ipairs(worker.config.tenants) do
+            local used = worker.limiter:use(tenant, now_s())
+            if used > 0 then
+                emit(used, tenant.id)
+            end
+        end
+    end)
+    m:gauge("config_reload_success", "Are the files on disk in use?", nil, function(emit)
+        emit(refused and 0 or 1)
+    end)
+    m:gauge("config_version_info", "The configuration in use.", { "version" }, function(emit)
+        emit(1, runtime.id)
+    end)
+    m:gauge("shm_free_bytes", "Free pages of a shared dict.", { "dict" }, function(emit)
+        for name, dict in pairs(ngx.shared) do
+            emit(dict:free_space(), name)
+        end
+    end)
+    m:gauge("retry_budget_left", "Second tries that are left.", nil, function(emit)
+        emit(worker.retry:left(now_s()))
+    end)
+end
+
+-- content_by_lua of /metrics.
+function M.metrics_page()
+    ngx.header["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
+    worker.metrics:flush(now_s())
+    ngx.print(worker.metrics:render(now_s()))
+end
+
+local function data()
+    local w, now = worker, now_s()
+    local pools = {}
+    w.breaker:refresh(now)
+    for i, pool in ipairs(w.config.pools) do
+        local peers = {}
+        for j, peer in ipairs(pool.peers) do
+            local state, open_until, trips = w.breaker:state(peer.name, now)
+            local since = w.breaker:warm_since(peer.name, now)
+            peers[j] = {
+                name = peer.name, address = peer.address, port = peer.port, region = peer.region,
+                weight = peer.weight, state = peer.state, well = w.health:well(peer.name),
+                reason = w.health:reason(peer.name), breaker = state, breaker_until = open_until, trips = trips,
+                share = picker.warmth(w.config.policy.slow_start, since and now - since),
+                inflight = w.slots:value("n:" .. peer.name), max_inflight = peer.max_inflight,
+                tokens = w.slots:value("k:" .. peer.name), capacity_tokens = peer.capacity_tokens,
+            }
+        end
+        pools[i] = { name = pool.name, aliases = pool.aliases, default = pool.default,
+            context_tokens = pool.context_tokens, peers = peers }
+    end
+    local tenants = {}
+    for i, tenant in ipairs(w.config.tenants) do
+        local limits = tenant.limits
+        local flying, _, requests, tpm, tpd = w.limiter:use(tenant, now)
+        tenants[i] = {
+            id = tenant.id, tier = tenant.tier, priority = limits.priority,
+            concurrency = { used = flying, limit = limits.concurrency },
+            rpm = { used = requests, limit = limits.rpm },
+            tpm = { used = tpm, limit = limits.tpm },
+            tpd = { used = tpd, limit = limits.tpd },
+        }
+    end
+    return {
+        now = now, started_at = started_at, node = ngx.var.hostname, refresh_s = 5,
+        config = { id = runtime.id, loaded_at = loaded_at, error = refused },
+        workers = { running = #w.metrics:workers(), expected = ngx.worker.count() },
+        warnings = runtime.warnings, pools = pools, tenants = tenants,
+    }
+end
+
+-- content_by_lua of the status page, for browsers and for programs.
+function M.status_page()
+    ngx.header["Content-Type"] = "text/html; charset=utf-8"
+    ngx.header["Content-Security-Policy"] = status.CSP
+    ngx.header["Cache-Control"] = "no-store"
+    ngx.print(status.page(data()))
+end
+
+function M.status_json()
+    ngx.header["Content-Type"] = "application/json"
+    ngx.print(status.json(data()))
+end
+
+return M

@@ -29,8 +29,8 @@ from environments import CACHE, ROOT, Environment
 from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
 
 PARTS = ("lint", "unit", "sanity", "lab", "entrances", "faults", "molecule")
-# Only when it is asked for: emulated hosts take the time of all the others together.
-MORE_PARTS = ("hosts",)
+# Only when it is asked for: emulated hosts take the time of all the others together, and no role uses the Lua gateway yet.
+MORE_PARTS = ("hosts", "gateway")
 SNAPSHOT = CACHE / "snapshot"
 ARTIFACT = CACHE / "artifact"
 INSTALLED = ARTIFACT / "collections" / "ansible_collections"
@@ -142,7 +142,7 @@ class Checks:
             for env in self.chosen
         ]
         steps += [Step(f"setup: core {core.name}", self.absent(why), "setup") for core, why in self.missing]
-        if parts & {"lint", "unit"}:
+        if parts & {"lint", "unit", "gateway"}:
             steps.append(Step(LUA_SETUP, lua_tools.prepare, "setup", 300))
         by_part: tuple[tuple[str, Callable[[], list[Step]]], ...] = (
             # What takes long and needs nothing starts first; what a person wants to know first comes next; what is left
@@ -155,6 +155,7 @@ class Checks:
             ("faults", self.fault_steps),
             ("molecule", self.molecule_steps),
             ("hosts", self.host_steps),
+            ("gateway", self.gateway_steps),
             ("lab", self.own_lab_steps),
             ("sanity", self.sanity_steps),
         )
@@ -544,11 +545,8 @@ class Checks:
         env = self.chosen[-1]
         name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
         steps = [Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)]
-        # What needs neither the driver's image nor an hour; the part hosts has the rest.
-        virtual = self.pytest(
-            "hosts/test_vm.py hosts/test_nvme_raid.py hosts/test_nic_offload.py hosts/test_rdma.py", ""
-        )
-        steps.append(Step("lab: virtual hosts", virtual, "lab", 3000, self.ready(), OWN_LANE))
+        virtual = self.pytest("hosts/test_vm.py", "")
+        steps.append(Step("lab: virtual hosts", virtual, "lab", 1800, self.ready(), OWN_LANE))
         if (ROOT / "tests" / "lab").is_dir():
             steps.append(Step("lab: hard cases", self.pytest("lab", ""), "lab", 1800, self.ready(), OWN_LANE))
         return steps
@@ -643,6 +641,10 @@ class Checks:
         """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""
         run = self.pytest("hosts", "", GPUFLEET_HOSTS_DRIVER="1")
         return [Step("hosts: preparation on virtual hosts", run, "hosts", 7200, self.ready(), HOSTS_LANE)]
+
+    def gateway_steps(self) -> list[Step]:
+        """The Lua gateway in the distribution's nginx on loopback."""
+        return [Step("gateway: live nginx", self.pytest("gateway", ""), "gateway", 900, self.ready(LUA_SETUP))]
 
     def hosts_down(self, run: Run) -> None:
         """The virtual hosts, when their step was stopped before it could do this itself."""

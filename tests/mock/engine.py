@@ -54,6 +54,7 @@ class Counters:
         self._lock = threading.Lock()
         self._values: dict[str, int] = {}
         self._request_ids: dict[str, int] = {}
+        self._headers: dict[str, str] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -84,10 +85,16 @@ class Counters:
             with self._lock:
                 self._request_ids[request_id] = self._request_ids.get(request_id, 0) + 1
 
+    def keep(self, headers: dict[str, str]) -> None:
+        """Headers of the request that came last; no key among them."""
+        with self._lock:
+            self._headers = {name.lower(): value for name, value in headers.items() if name.lower() != "authorization"}
+
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
             repeated = {key: count for key, count in self._request_ids.items() if count > 1}
-            return {**self._values, "request_ids": len(self._request_ids), "repeated_request_ids": repeated}
+            seen = {"request_ids": len(self._request_ids), "repeated_request_ids": repeated}
+            return {**self._values, **seen, "last_headers": self._headers}
 
 
 class Engine(ThreadingHTTPServer):
@@ -225,6 +232,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         counters.add("executions")
         counters.saw(self.headers.get("X-Request-Id", ""))
+        counters.keep(dict(self.headers.items()))
         counters.add("in_flight")
         try:
             if settings.delay:

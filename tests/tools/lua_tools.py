@@ -8,6 +8,7 @@ lua_tools.py [PREFIX]     unpack them (default: .cache/lua) and print the variab
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -101,9 +102,15 @@ def prepare(run: Run | None = None, prefix: Path = PREFIX) -> None:
             run.notes.append("kept")
         return
     shutil.rmtree(prefix, ignore_errors=True)
+    if not known(PACKAGES[0]) and os.geteuid() == 0:
+        # A machine made from an image has no package lists.
+        subprocess.run(["apt-get", "update", "-q"], check=True, stdin=subprocess.DEVNULL)
+    missing = [" or ".join(names) for names in PACKAGES if not known(names)]
+    if missing:
+        raise RuntimeError(f"the distribution has no package {', '.join(missing)}; apt-get update may help")
     packages = prefix / "packages"
     packages.mkdir(parents=True)
-    names = [name for name in map(known, PACKAGES) if name]
+    names = [known(names) for names in PACKAGES]
     argv = ["apt-get", "-o", "APT::Sandbox::User=root", "download", *names]
     if run:
         run.retry(argv, cwd=packages)

@@ -328,7 +328,7 @@ class Checks:
             env = self.main.env()
             words: list[str] = []
             if folder != "plugins":
-                env["MYPYPATH"] = f"{ROOT / folder}:{ROOT / 'tests/tools'}"
+                env["MYPYPATH"] = ":".join(str(ROOT / place) for place in (folder, "tests/tools", "tests/gateway"))
                 words = ["--scripts-are-modules"]
             cache = CACHE / "mypy" / folder.replace("/", "-")
             argv: list[str | Path] = [

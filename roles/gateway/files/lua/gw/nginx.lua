@@ -44,8 +44,21 @@ local PAID = {
     ["/v1/completions"] = true,
     ["/v1/embeddings"] = true,
 }
+-- What gw.limiter says in headers; a list, for LuaJIT does not compile pairs.
+local LIMIT_HEADERS = {
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
+}
 local SECONDS = { 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320 }
 local SHORT = { 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10 }
+
+-- Texts of statuses, made once.
+local STATUS = setmetatable({}, {
+    __index = function(texts, code)
+        texts[code] = tostring(code)
+        return texts[code]
+    end,
+})
 
 -- {policy, peers: paths of the files; connect_ms, send_ms; upstream_tls}: see init.
 local options
@@ -302,6 +315,19 @@ end
 
 -- ------------------------------------------------------------------------------------------------------------- access
 
+local function show_limits(ctx, header)
+    local limits = ctx.limits
+    if limits then
+        for i = 1, #LIMIT_HEADERS do
+            local name = LIMIT_HEADERS[i]
+            local value = limits[name]
+            if value then
+                header[name] = value
+            end
+        end
+    end
+end
+
 local function answer(ctx, code, body, retry_after)
     ctx.answered = true
     ngx.status = code
@@ -311,11 +337,7 @@ local function answer(ctx, code, body, retry_after)
     if retry_after then
         header["Retry-After"] = retry_after
     end
-    if ctx.limits then
-        for name, value in pairs(ctx.limits) do
-            header[name] = value
-        end
-    end
+    show_limits(ctx, header)
     ngx.print(body)
     return ngx.exit(ngx.HTTP_OK)
 end
@@ -637,12 +659,16 @@ function M.header_filter()
     if ctx.answered then
         return
     end
-    local header = ngx.header
-    local from_engine = ngx.var.upstream_header_time
-    from_engine = from_engine ~= nil and find(from_engine, "%d[^,:]*$") ~= nil
-    if ctx.instead or (not from_engine and ngx.status >= 400) then
-        -- nginx's own: no engine answered. On Debian's nginx ngx.exit in the balancer is always 500.
-        local code = ctx.instead or ngx.status
+    local header, now_code = ngx.header, ngx.status
+    local own = ctx.instead
+    if not own and now_code >= 400 then
+        -- Did an engine answer, or is it nginx itself?
+        local times = ngx.var.upstream_header_time
+        own = times == nil or find(times, "%d[^,:]*$") == nil
+    end
+    if own then
+        -- On Debian's nginx ngx.exit in the balancer is always 500.
+        local code = ctx.instead or now_code
         local _, body = errors.answer(errors.known[ctx.reason] and ctx.reason or OWN_ERROR[code] or "bad_request")
         ngx.status = code
         header["Content-Type"] = "application/json"
@@ -651,18 +677,12 @@ function M.header_filter()
         ctx.own = body
         ctx.reason = ctx.reason or OWN_ERROR[code]
     end
-    if ctx.limits then
-        for name, value in pairs(ctx.limits) do
-            header[name] = value
-        end
-    end
-    header["X-Accel-Buffering"] = nil
-    header["X-Engine-Rejected"] = nil
+    show_limits(ctx, header)
     if ctx.own or not ctx.ticket then
         return
     end
-    ctx.code = ngx.status
-    if ctx.code == 200 then
+    ctx.code = now_code
+    if now_code == 200 and ctx.stream then
         local kind = header["Content-Type"]
         if type(kind) == "string" and find(kind, "text/event-stream", 1, true) then
             ctx.sse = sse.new({ strip_usage = ctx.strip })
@@ -677,8 +697,10 @@ end
 local function keep(ctx, chunk)
     if #chunk >= TAIL then
         ctx.tail = sub(chunk, -TAIL)
+    elseif not ctx.tail then
+        ctx.tail = chunk
     elseif chunk ~= "" then
-        local tail = (ctx.tail or "") .. chunk
+        local tail = ctx.tail .. chunk
         ctx.tail = #tail > 2 * TAIL and sub(tail, -TAIL) or tail
     end
 end
@@ -791,8 +813,7 @@ local function settle(ctx, w, now)
     local tries = ctx.tries or 0
     -- 503 in the place of an answer: every engine that was tried refused the work, or there was none.
     local never = tries == 0 or (not ctx.code and ctx.instead == 503)
-    local bytes = retry.last(ngx.var.upstream_bytes_sent)
-    if never or (not ctx.code and bytes == 0) then
+    if never or (not ctx.code and retry.last(ngx.var.upstream_bytes_sent) == 0) then
         w.limiter:abandon(ticket, now)
         ctx.charged = 0
     else
@@ -835,7 +856,7 @@ local function finish(ctx)
     end
     local tenant = ctx.tenant
     local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
-    w.count.requests:inc(1, id, tier, tostring(ngx.status))
+    w.count.requests:inc(1, id, tier, STATUS[ngx.status])
     if ctx.answered and ctx.reason ~= "models" then
         w.count.rejected:inc(1, id, ctx.reason or "")
     end

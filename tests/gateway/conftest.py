@@ -46,7 +46,7 @@ def reset_engines(mocks: list[Engine]) -> list[Engine]:
             fill=False,
             prompt_tokens=0,
             continuous_usage=False,
-            usage=True,
+            no_usage=False,
         )
         engine.reset()
     return mocks

@@ -44,7 +44,7 @@ class Settings:
     fill: bool = False  # an answer without a stream uses max_tokens, too, and reports that usage
     prompt_tokens: int = 0  # tokens that a prompt is said to have (0: a quarter of the body's bytes)
     continuous_usage: bool = False  # each event of a stream says what has been used so far
-    usage: bool = True  # answers say what they used
+    no_usage: bool = False  # answers do not say what they used
 
 
 class Counters:
@@ -279,7 +279,7 @@ class Handler(BaseHTTPRequestHandler):
                     "message": {"role": "assistant", "content": f"mock answer of {name}"},
                 }
             ],
-            **({"usage": usage} if settings.usage else {}),
+            **({} if settings.no_usage else {"usage": usage}),
         }
 
     def _stream(self, request: dict[str, Any], size: int) -> None:
@@ -288,7 +288,7 @@ class Handler(BaseHTTPRequestHandler):
         total = int(request.get("max_tokens") or settings.chunks)
         self._head(200, "text/event-stream", None, {"Cache-Control": "no-cache"})
         base = {"id": f"mock-{name}", "object": "chat.completion.chunk", "model": "mock", "mock": True}
-        wants_usage = settings.usage and (request.get("stream_options") or {}).get("include_usage")
+        wants_usage = not settings.no_usage and (request.get("stream_options") or {}).get("include_usage")
         counters.add("tokens", self._usage(size, 0)["total_tokens"])
         for number in range(total):
             if settings.cut_after and number >= settings.cut_after:

@@ -223,6 +223,9 @@ def test_a_reload_cuts_no_stream(gateway: Start, engines: list[Engine]) -> None:
     assert len(answers) == 20
     assert all(answer.endswith(b"data: [DONE]\n\n") and answer.count(b"token") == 30 for answer in answers)
     until(lambda: made.held()["tenants"][0]["concurrency"]["used"] == 0, 5, "everything to be given back")
+    # What the old workers counted while they drained is not lost with them.
+    until(lambda: made.metric("gw_requests_total", code="200") == 20, 5, "the metric")
+    assert made.metric("gw_tokens_total", kind="completion") == 600
 
 
 def test_the_pages_say_what_is_true(gateway: Start) -> None:

@@ -264,10 +264,12 @@ local function spawn(body)
 end
 
 local function second(premature)
+    local w = worker
     if premature then
+        -- The worker drains after a reload: from now on each request hands over what it has counted.
+        w.metrics:flush(now_s())
         return
     end
-    local w = worker
     local now = now_s()
     local ok, err = pcall(function()
         poll()
@@ -738,6 +740,11 @@ function M.body_filter()
         ctx.ttft = now - ctx.begin
         w.count.ttft:observe(ctx.ttft, region)
         w.shed:feed(ctx.ttft * 1000, ctx.pool.name)
+        if ctx.probe and ctx.peer then
+            -- The engine answers: no need to hold the place of the probe until the stream ends.
+            w.breaker:report(ctx.peer.name, true, "ok", now, ctx.probe, ctx.generation)
+            ctx.probe = nil
+        end
     elseif ctx.last_chunk and chunk and chunk ~= "" then
         w.count.itl:observe(now - ctx.last_chunk, region)
     end
@@ -871,6 +878,9 @@ function M.log()
         if not ok then
             ctx.w.count.errors:inc(1, "log")
             ngx.log(ngx.ERR, "the end of a request: ", err)
+        end
+        if ngx.worker.exiting() then
+            ctx.w.metrics:flush(now_s())
         end
         local var = ngx.var
         var.gw_tenant = ctx.tenant and ctx.tenant.id or ""

@@ -404,7 +404,9 @@ def _decide_known(draft: _Draft, record: Record) -> Plan | None:
         draft.problems.append(_broken(draft, record, "; ".join(said)))
     elif array is not None and (missing or not array.whole):
         gone = missing or [drive.by_id for drive in present if drive.kernel not in array.members]
-        state = f"{array.path} {array.state} with {len(array.members)} of {array.wanted or len(record.members)} drives"
+        # md goes on counting a drive that was pulled; what is on this host is what counts.
+        here = len([drive for drive in present if drive.kernel in array.members])
+        state = f"{array.path} {array.state} with {here} of {array.wanted or len(record.members)} drives on this host"
         state += f" ({array.unreadable})" if array.unreadable else ""
         draft.problems.append(_broken(draft, record, f"{state}, missing {', '.join(gone)}" if gone else state))
     if draft.problems:

@@ -141,5 +141,6 @@ def test_the_check_notices_a_drive_that_is_gone(vms: Hosts, story: Story) -> Non
     assert 'gpufleet_nvme_raid_up{array="models"} 0' in vms.ssh("vm2", f"cat {path}")
     assert "nvme3 is not on this host" in vms.ssh("vm2", "journalctl --no-pager -o cat -u gpufleet-nvme-raid.service")
     vms.role(ROLE, hosts="vm2", variables=story.variables).refused(
-        "not on this host", "A RAID 0 has no redundancy: without one of its drives there is no data. Nothing is changed"
+        f"with 4 of 5 drives on this host, missing {story.names['vm2'][3]}",
+        "A RAID 0 has no redundancy: without one of its drives there is no data. Nothing is changed",
     )

@@ -13,6 +13,16 @@ from hosttools import Hosts
 GROUPS = "kernel kernel_hardening ssh accounting time"
 FIREWALL = "/etc/gpufleet/os_hardening/firewall.nft"
 ACCESS = "/var/lib/gpufleet/os_hardening/access"
+# Nobody new comes in; the answer of who wrote them goes out.
+RULES = """table inet gpufleet
+delete table inet gpufleet
+table inet gpufleet {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    ct state established accept
+  }
+}
+"""
 
 
 def settings(vms: Hosts) -> dict[str, Any]:
@@ -121,8 +131,7 @@ def test_a_power_cut_before_the_confirmation(vms: Hosts, hardened: dict[str, Any
             "ssh_file": "/etc/ssh/sshd_config.d/00-gpufleet.conf",
             "ssh_settings": {"AllowUsers": "nobody"},
             "firewall_file": FIREWALL,
-            "firewall_rules": "table inet gpufleet\ndelete table inet gpufleet\n"
-            "table inet gpufleet { chain input { type filter hook input priority filter; policy drop; ct state established accept; } }\n",
+            "firewall_rules": RULES,
             "helper": "/usr/local/lib/gpufleet/access-guard",
             "boot_unit": "gpufleet-access.service",
             "state_dir": ACCESS,

@@ -379,7 +379,10 @@ def test_a_broken_array_is_explained(world: World) -> None:
     del world.disks["nvme3n1"]
     world.sync()
     said = refused(world, confirm_wipe=names(world))
-    assert "/dev/md127 broken with 3 of 4 drives on this host, missing nvme-SAMSUNG_MZQL23T8HCLS-00A07_S64HNE0R600003" in said
+    assert (
+        "/dev/md127 broken with 3 of 4 drives on this host, missing nvme-SAMSUNG_MZQL23T8HCLS-00A07_S64HNE0R600003"
+        in said
+    )
 
 
 def test_a_drive_that_is_gone_before_md_notices_is_explained(world: World) -> None:
@@ -391,7 +394,9 @@ def test_a_drive_that_is_gone_before_md_notices_is_explained(world: World) -> No
     # The array can be given up as it is: it takes no writes, and the drive that is gone is not touched.
     world.may_go = set(all_names)
     world.broken = True
-    assert "clean with 3 of 4 drives on this host (/dev/md127 cannot be probed: I/O error), missing nvme-" in refused(world)
+    assert "clean with 3 of 4 drives on this host (/dev/md127 cannot be probed: I/O error), missing nvme-" in refused(
+        world
+    )
     absent(world, all_names)
     assert not world.arrays
     assert all(not disk.sigs for disk in world.disks.values())

@@ -13,6 +13,8 @@
 --   c:<metric>             number of its series             v:<series>[\31<part>]  value; parts of a histogram: <le>, sum
 --   p:<place>              pid of the worker in that place  g:<place>:<metric>     a worker's own value
 
+local utf8 = require("gw.text").clean
+
 local huge = math.huge
 local byte, find, format, gsub, match, sub = string.byte, string.find, string.format, string.gsub, string.match, string.sub
 local concat, sort = table.concat, table.sort
@@ -36,23 +38,7 @@ Counter.__index, Histogram.__index, Gauge.__index, Worker.__index = Counter, His
 
 -- One character that is not UTF-8 would cost the whole scrape.
 local function clean(value)
-    value = tostring(value)
-    if find(value, "[\128-\255]") then
-        local out, at, n = {}, 1, #value
-        while at <= n do
-            local piece = match(value, "^[%z\1-\127]+", at)
-                or match(value, "^[\194-\223][\128-\191]", at)
-                or match(value, "^\224[\160-\191][\128-\191]", at)
-                or match(value, "^[\225-\236\238\239][\128-\191][\128-\191]", at)
-                or match(value, "^\237[\128-\159][\128-\191]", at)
-                or match(value, "^\240[\144-\191][\128-\191][\128-\191]", at)
-                or match(value, "^[\241-\243][\128-\191][\128-\191][\128-\191]", at)
-                or match(value, "^\244[\128-\143][\128-\191][\128-\191]", at)
-            out[#out + 1] = piece or "?"
-            at = at + (piece and #piece or 1)
-        end
-        value = concat(out)
-    end
+    value = utf8(tostring(value), "?")
     if #value > MOST_LABEL then
         local cut = MOST_LABEL
         -- Not in the middle of a character.

@@ -20,10 +20,12 @@
 --                       {used, limit} (0 is no limit)}
 -- Both answers are made of M.view(data), so they cannot disagree.
 
+local text_of = require("gw.text")
+
 local M = {}
 
-local byte, char, find, format, gsub, sub =
-    string.byte, string.char, string.find, string.format, string.gsub, string.sub
+local clean, quote, MARK = text_of.clean, text_of.quote, text_of.MARK
+local find, format, gsub, sub = string.find, string.format, string.gsub, string.sub
 local floor, huge, max, min = math.floor, math.huge, math.max, math.min
 local concat, sort = table.concat, table.sort
 
@@ -37,39 +39,6 @@ local PRIORITIES = { "batch", "standard", "premium" }
 local LIMITS = { "concurrency", "rpm", "tpm", "tpd" }
 
 -- ---------------------------------------------------------------------------------------------------- texts
-
-local MARK = "\239\191\189" -- U+FFFD
-
--- Bytes of the well-formed UTF-8 character at place i, or nil.
-local function utf8_length(text, i)
-    local a, b, c, d = byte(text, i, i + 3)
-    if a < 0x80 then
-        return 1
-    elseif a < 0xC2 or a > 0xF4 or not b then
-        return nil
-    elseif a < 0xE0 then
-        return b >= 0x80 and b < 0xC0 and 2 or nil
-    elseif a < 0xF0 then
-        local low, high = a == 0xE0 and 0xA0 or 0x80, a == 0xED and 0xA0 or 0xC0
-        return b >= low and b < high and c and c >= 0x80 and c < 0xC0 and 3 or nil
-    end
-    local low, high = a == 0xF0 and 0x90 or 0x80, a == 0xF4 and 0x90 or 0xC0
-    return b >= low and b < high and c and c >= 0x80 and c < 0xC0 and d and d >= 0x80 and d < 0xC0 and 4 or nil
-end
-
--- The text with a mark in place of every byte that is not UTF-8.
-local function clean(text)
-    if not find(text, "[\128-\255]") then
-        return text
-    end
-    local out, i = {}, 1
-    while i <= #text do
-        local length = utf8_length(text, i)
-        out[#out + 1] = length and sub(text, i, i + length - 1) or MARK
-        i = i + (length or 1)
-    end
-    return concat(out)
-end
 
 local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
@@ -293,12 +262,6 @@ end
 -- Members that are lists even when they are empty.
 local LISTS = { aliases = true, peers = true, pools = true, tenants = true, warnings = true }
 
-local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
-for code = 0, 31 do
-    local control = char(code)
-    ESCAPES[control] = ESCAPES[control] or format("\\u%04x", code)
-end
-
 local function encode(value, name, out)
     local kind = type(value)
     if kind == "table" then
@@ -324,7 +287,7 @@ local function encode(value, name, out)
         end
         out[#out + 1] = list and "]" or "}"
     elseif kind == "string" then
-        out[#out + 1] = '"' .. gsub(clean(value), '[%z\1-\31"\\]', ESCAPES) .. '"'
+        out[#out + 1] = quote(value)
     elseif is_number(value) then
         out[#out + 1] = value == floor(value) and math.abs(value) < 1e15 and format("%.0f", value)
             or format("%.14g", value)

@@ -15,19 +15,18 @@
 -- seen, and how often; generation, reap, compare, suspect. No key is made by evicting another: without memory a slot
 -- is refused. Nothing else may write to the two dicts in a way that evicts.
 
+local drift = require("gw.drift")
+
 local M = {}
 M.__index = M
 
-local abs, max = math.abs, math.max
+local max = math.max
 local match, sub = string.match, string.sub
 
 -- A line that was taken away holds less than half of this.
 local DEAD = -2 ^ 50
 local HALF_DEAD = DEAD / 2
 
--- How often in a row a difference between counter and ledgers must be seen before it is one: a worker may stand
--- between two operations.
-local SIGHTINGS = 3
 -- Seconds between two comparisons of all counters with the ledgers, while there is reason to suspect a difference (a
 -- worker died, or one was seen), and otherwise. There can be as many counters as tenants, so it is not done all the
 -- time.
@@ -176,29 +175,16 @@ function M:leave()
     raise(self.ledger, "generation", 1)
 end
 
--- The counter less all its lines. The smallest of several looks, each of them while the counter stood still: requests
--- that are between two operations just now can only make it larger than it is. Returns nil when it never stood still.
-local function drift_of(self, key, pids)
-    local dict, ledger, least = self.dict, self.ledger, nil
-    for _ = 1, 4 do
-        local before, sum = dict:get(key) or 0, 0
-        for pid in pairs(pids) do
-            local held = ledger:get(pid .. "|" .. key)
-            if held and held > HALF_DEAD then
-                sum = sum + held
-            end
-        end
-        if (dict:get(key) or 0) == before then
-            local drift = before - sum
-            if drift == 0 then
-                return 0
-            end
-            if not least or drift < least then
-                least = drift
-            end
+-- The lines of a counter, together.
+local function lines(ledger, key, pids)
+    local sum = 0
+    for pid in pairs(pids) do
+        local held = ledger:get(pid .. "|" .. key)
+        if held and held > HALF_DEAD then
+            sum = sum + held
         end
     end
-    return least
+    return sum
 end
 
 -- There may be a difference: compare again in some seconds, and often for a while.
@@ -207,41 +193,20 @@ local function suspect(ledger, seconds)
     ledger:expire("compare", seconds)
 end
 
--- Take note of a drift; put the counter right the third time. Returns what was given back.
-local function sighting(self, key, drift)
-    local ledger = self.ledger
-    local drift_name, count_name = "d|" .. key, "c|" .. key
+-- Take note of a drift; put the counter right when it was seen often enough. Returns what was given back.
+local function sighting(self, key, seen)
+    local ledger, drift_name = self.ledger, "d|" .. key
     local last = ledger:get(drift_name)
-    if drift == 0 then
-        if last then
-            ledger:delete(drift_name)
-        end
+    if seen ~= 0 then
+        suspect(ledger, SUSPECT_EVERY)
+    end
+    local wrong = drift.sighted(ledger, drift_name, "c|" .. key, 2 * SUSPECT_FOR, seen, last)
+    if wrong == 0 then
         return 0
     end
-    suspect(ledger, SUSPECT_EVERY)
-    if not last or last * drift < 0 then
-        if ledger:safe_set(count_name, 1, 2 * SUSPECT_FOR) then
-            ledger:safe_set(drift_name, drift, 2 * SUSPECT_FOR)
-        end
-        return 0
-    end
-    -- Only as much of it as was there each time.
-    if abs(last) < abs(drift) then
-        drift = last
-    end
-    local sightings = ledger:incr(count_name, 1) or 2 * SIGHTINGS
-    if sightings < SIGHTINGS then
-        ledger:safe_set(drift_name, drift, 2 * SUSPECT_FOR)
-    elseif sightings == SIGHTINGS then
-        -- Whoever counts the last sighting repairs, and nobody else.
-        ledger:delete(drift_name)
-        raise(self.dict, key, -drift)
-        self.repairs = self.repairs + 1
-        return max(0, drift)
-    elseif sightings >= 2 * SIGHTINGS then
-        ledger:delete(drift_name)
-    end
-    return 0
+    raise(self.dict, key, -wrong)
+    self.repairs = self.repairs + 1
+    return max(0, wrong)
 end
 
 -- Put right the counters that do not agree with the ledgers: a worker was killed between two operations. The lists
@@ -270,9 +235,9 @@ local function compare(self, names, pids)
     for i = 1, count do
         local key = keys[(from + i - 1) % count + 1]
         if (dict:get(key) or 0) ~= (held[key] or 0) or ledger:get("d|" .. key) then
-            local drift = drift_of(self, key, pids)
-            if drift then
-                reaped = reaped + sighting(self, key, drift)
+            local seen = drift.measure(dict, key, 4, lines, ledger, key, pids)
+            if seen then
+                reaped = reaped + sighting(self, key, seen)
             end
             looks = looks + 1
             if looks >= CLOSE_LOOKS then

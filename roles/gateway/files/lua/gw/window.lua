@@ -17,10 +17,12 @@
 -- a drift that was seen and how often; ...:l a latch. No key is made by evicting another, which would reset some
 -- limit: without memory the answer is no. Nothing else may write to the dict in a way that evicts.
 
+local drift = require("gw.drift")
+
 local M = {}
 M.__index = M
 
-local abs, ceil, floor, max, min = math.abs, math.ceil, math.floor, math.max, math.min
+local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 
 -- A bucket that was expired holds less than half of this. Sums stay exact while 127 workers expire one bucket at a
 -- time.
@@ -29,9 +31,6 @@ local HALF_DEAD = DEAD / 2
 
 -- Remembered per worker: name and age of a counter. Forgotten as a whole when there are so many.
 local CELLS_MAX = 20000
-
--- How often in a row a drift must be seen before it is one: see reconcile.
-local SIGHTINGS = 3
 
 -- Seconds that an expired bucket stays to be recognized by a refund or by a clock that is late.
 local GRAVE = 10
@@ -115,41 +114,26 @@ local function raise(self, name, amount, ttl, now)
     return nil
 end
 
--- Total less the buckets that count; nil when it moves too fast to say. Requests that stand between two operations
--- just now can only make it larger than it is, so the smallest of several looks is the best.
-local function drift_of(self, cell, now)
-    local dict, least = self.dict, nil
-    for _ = 1, 3 do
-        local before, sum = dict:get(cell.total) or 0, 0
-        for index = cell.newest + 1, floor(now / self.length) + 1 do
-            local held = dict:get(cell.prefix .. (index - cell.era))
-            if held and held > HALF_DEAD then
-                sum = sum + held
-            end
-        end
-        if (dict:get(cell.total) or 0) == before then
-            local drift = before - sum
-            if drift == 0 then
-                return 0
-            end
-            if not least or drift < least then
-                least = drift
-            end
+-- The buckets that count, together.
+local function live(self, cell, now)
+    local dict, sum = self.dict, 0
+    for index = cell.newest + 1, floor(now / self.length) + 1 do
+        local held = dict:get(cell.prefix .. (index - cell.era))
+        if held and held > HALF_DEAD then
+            sum = sum + held
         end
     end
-    return least
+    return sum
 end
 
--- Compare the total with its buckets: a worker that was killed between two operations leaves them apart. One that
--- stands between them just now does as well, so a drift is one only when it was seen three times, a tenth of a window
--- apart, and then only as much of it as was there each time. Looks once per window, and each tenth while a drift is
--- suspected.
+-- Compare the total with its buckets: see gw.drift; the sightings are a tenth of a window apart. Looks once per window, and
+-- each tenth while a drift is suspected.
 local function reconcile(self, cell, now, done)
     local dict, newest, tenth, buckets = self.dict, cell.newest, self.tenth, self.buckets
     if floor(newest / tenth) == floor(done / tenth) then
         return
     end
-    local drift_name, count_name = cell.prefix .. "d", cell.prefix .. "c"
+    local drift_name = cell.prefix .. "d"
     local last = dict:get(drift_name)
     if not last and floor(newest / buckets) == floor(done / buckets) then
         return
@@ -157,33 +141,11 @@ local function reconcile(self, cell, now, done)
     if not dict:safe_add(cell.prefix .. "l", 1, tenth * self.length / 2) then
         return
     end
-    local drift = drift_of(self, cell, now)
-    if not drift then
-        return
-    end
-    if drift == 0 then
-        if last then
-            dict:delete(drift_name)
-        end
-    elseif not last or last * drift < 0 then
-        if dict:safe_set(count_name, 1, self.ttl) then
-            dict:safe_set(drift_name, drift, self.ttl)
-        end
-    else
-        if abs(last) < abs(drift) then
-            drift = last
-        end
-        -- Whoever counts the last sighting repairs, and nobody else. If it was killed over that, it all begins again.
-        local sightings = dict:incr(count_name, 1) or 2 * SIGHTINGS
-        if sightings < SIGHTINGS then
-            dict:safe_set(drift_name, drift, self.ttl)
-        elseif sightings == SIGHTINGS then
-            dict:delete(drift_name)
-            raise(self, cell.total, -drift, self.ttl, now)
-            self.repairs = self.repairs + 1
-        elseif sightings >= 2 * SIGHTINGS then
-            dict:delete(drift_name)
-        end
+    local seen = drift.measure(dict, cell.total, 3, live, self, cell, now)
+    local wrong = seen and drift.sighted(dict, drift_name, cell.prefix .. "c", self.ttl, seen, last) or 0
+    if wrong ~= 0 then
+        raise(self, cell.total, -wrong, self.ttl, now)
+        self.repairs = self.repairs + 1
     end
 end
 

@@ -362,6 +362,12 @@ function M.duration(seconds)
 end
 local duration = M.duration
 
+-- The headers that headers() may write.
+M.HEADERS = {
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
+}
+
 -- Write the x-ratelimit-* headers of the OpenAI API into a table. Those of a limit that does not exist are left out.
 -- Returns the table.
 function M:headers(tenant, now, out)

@@ -80,7 +80,8 @@ local function scalar(text, pos)
     return nil, "expected a value", pos
 end
 
--- The value of the member whose name's first quote should be at pos: its position and first byte, or nil, what, where.
+-- The value of the member whose name's first quote should be at pos: its position and first byte, and the position of the
+-- name's last quote; or nil, what, where.
 local function after_name(text, pos)
     if byte(text, pos) ~= QUOTE then
         return nil, "expected a member name in quotes", pos
@@ -93,7 +94,8 @@ local function after_name(text, pos)
     if c ~= COLON then
         return nil, "expected a colon", at
     end
-    return space(text, at + 1)
+    at, c = space(text, at + 1)
+    return at, c, close
 end
 
 -- The kinds of the containers that are open, by depth. One table for all calls: nothing here yields.
@@ -167,23 +169,15 @@ end
 -- Returns the position of the name's last quote, first and last byte of the value, the position of what follows and that
 -- byte (a comma, 44, or a closing brace, 125); or nil, what is wrong, where.
 local function member(text, pos)
-    if byte(text, pos) ~= QUOTE then
-        return nil, "expected a member name in quotes", pos
+    local from, what, close = after_name(text, pos)
+    if not from then
+        return nil, what, close
     end
-    local close = string_end(text, pos)
-    if not close then
-        return nil, "a string has no end", pos
-    end
-    local at, c = space(text, close + 1)
-    if c ~= COLON then
-        return nil, "expected a colon", at
-    end
-    local from = space(text, at + 1)
     local to, why, where = skip(text, from)
     if not to then
         return nil, why, where
     end
-    at, c = space(text, to + 1)
+    local at, c = space(text, to + 1)
     if c ~= COMMA and c ~= CLOSE_OBJECT then
         return nil, 'expected a comma or "}"', at
     end

@@ -71,7 +71,7 @@ function M.http(tls)
     return function(peer, conf)
         local socket = ngx.socket.tcp()
         socket:settimeouts(conf.timeout_ms, conf.timeout_ms, conf.timeout_ms)
-        local ok, err = socket:connect(peer.address, peer.port)
+        local ok, err = socket:connect(peer.dial, peer.port)
         if ok and tls then
             ok, err = tls(socket, peer)
         end

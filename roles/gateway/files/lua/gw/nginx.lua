@@ -44,11 +44,8 @@ local PAID = {
     ["/v1/completions"] = true,
     ["/v1/embeddings"] = true,
 }
--- What gw.limiter says in headers; a list, for LuaJIT does not compile pairs.
-local LIMIT_HEADERS = {
-    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
-    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-}
+-- Gone through by number, for LuaJIT does not compile pairs.
+local LIMIT_HEADERS = limiter.HEADERS
 local SECONDS = { 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320 }
 local SHORT = { 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10 }
 
@@ -60,7 +57,7 @@ local STATUS = setmetatable({}, {
     end,
 })
 
--- {policy, peers: paths of the files; connect_ms, send_ms; upstream_tls}: see init.
+-- {policy, peers: paths of the files; connect_s, send_s: seconds}: see init.
 local options
 -- The configuration in use, what was last seen of its files, and why the files are not in use (nil: they are).
 local runtime, seen, refused
@@ -113,13 +110,26 @@ local function fingerprints()
     return fingerprint(options.policy) .. "\n" .. fingerprint(options.peers)
 end
 
--- Read both files. Returns a runtime, or nil and one sentence.
+-- Read both files, each once. Returns a runtime and the texts by path; or nil and one sentence.
 local function load_files()
-    local found, sentences = conf.load(read_file, cjson.decode, options.policy, options.peers)
+    local texts = {}
+    local found, sentences = conf.load(function(path)
+        local text, err = read_file(path)
+        texts[path] = text
+        return text, err
+    end, cjson.decode, options.policy, options.peers)
     if found then
-        return found
+        return found, texts
     end
     return nil, table.concat(sentences, "; ")
+end
+
+-- From now on this configuration counts. Its texts are kept for a reload that finds bad files.
+local function use(config, texts)
+    runtime, refused, loaded_at = config, nil, ngx.time()
+    local kept = ngx.shared.gw_conf
+    kept:set("policy", texts[options.policy])
+    kept:set("peers", texts[options.peers])
 end
 
 -- init_by_lua: read the configuration. With a bad one nginx does not start; at a reload the last good one, which the shared
@@ -128,15 +138,11 @@ function M.init(given)
     options = given
     started_at = ngx.time()
     seen = fingerprints()
-    local err
-    runtime, err = load_files()
-    local kept = ngx.shared.gw_conf
-    if runtime then
-        kept:set("policy", read_file(options.policy))
-        kept:set("peers", read_file(options.peers))
-        loaded_at, refused = ngx.time(), nil
-        return
+    local config, found = load_files()
+    if config then
+        return use(config, found)
     end
+    local err, kept = found, ngx.shared.gw_conf
     local policy, peers = kept:get("policy"), kept:get("peers")
     if policy and peers then
         local texts = { [options.policy] = policy, [options.peers] = peers }
@@ -242,8 +248,9 @@ local function poll()
         return
     end
     seen = found
-    local config, err = load_files()
+    local config, texts = load_files()
     if not config then
+        local err = texts
         if err ~= refused then
             ngx.log(ngx.ERR, "the gateway's new configuration is not used: ", err)
         end
@@ -251,16 +258,9 @@ local function poll()
         worker.count.reloads:inc(1, "refused")
         return
     end
-    runtime, refused, loaded_at = config, nil, ngx.time()
-    local kept = ngx.shared.gw_conf
-    kept:set("policy", read_file(options.policy))
-    kept:set("peers", read_file(options.peers))
+    use(config, texts)
     worker = build(config, worker)
     worker.count.reloads:inc(1, "used")
-end
-
-local function spawn(body)
-    ngx.thread.spawn(body)
 end
 
 local function second(premature)
@@ -293,7 +293,7 @@ local function checks(premature)
         return
     end
     local w = worker
-    w.health:tick(w.config.peer_list, w.config.policy.health, spawn, function(peer, well, reason)
+    w.health:tick(w.config.peer_list, w.config.policy.health, ngx.thread.spawn, function(peer, well, reason)
         w.count.checks:inc(1, peer.name, well and "well" or "sick")
         ngx.log(ngx.WARN, "the engine ", peer.name, " is ", well and "well" or ("sick: " .. (reason or "?")))
         if well then
@@ -382,14 +382,14 @@ local function room(ctx, w, pool, limits)
     local begin = now_s()
     local waited, waiting = 0, false
     while true do
-        w.breaker:refresh(now_s())
-        local load = w.shed:load(pool, w.slots, now_s(), w.usable)
+        local now = now_s()
+        w.breaker:refresh(now)
+        local load = w.shed:load(pool, w.slots, now, w.usable)
         local verdict = w.shed:decide(priority, load, pool.name, waiting)
         if verdict == "go" then
             break
         end
         if verdict == "shed" or waited >= until_then then
-            ctx.load = load
             if waiting then
                 ctx.waiting = nil
                 w.shed:leave(priority, pool.name)
@@ -526,7 +526,7 @@ local function access(ctx)
     local path, method = var.uri, ngx.req.get_method()
     ctx.path = path
     local parent, state
-    parent, state, ctx.trace, ctx.span = trace.continue(var.http_traceparent, var.http_tracestate, w.rand64, false)
+    parent, state, ctx.trace = trace.continue(var.http_traceparent, var.http_tracestate, w.rand64, false)
     var.gw_traceparent, var.gw_tracestate = parent, state or ""
 
     local address = var.remote_addr
@@ -831,7 +831,6 @@ local function settle(ctx, w, now)
             local id = ctx.tenant.id
             w.count.tokens:inc(usage.prompt_tokens or 0, id, "prompt")
             w.count.tokens:inc(usage.completion_tokens or 0, id, "completion")
-            ctx.usage = usage
         end
         w.count.charged:inc(ctx.charged or 0, ctx.tenant.id)
     end
@@ -916,8 +915,8 @@ function M.gauges(m)
     end)
     m:gauge("peer_up", "Does an engine get requests?", { "peer", "state" }, function(emit)
         local now = now_s()
+        worker.breaker:refresh(now)
         for _, peer in ipairs(worker.config.peer_list) do
-            worker.breaker:refresh(now)
             emit(peer.state == "up" and worker.usable(peer) and 1 or 0, peer.name, peer.state)
         end
     end)
@@ -948,7 +947,6 @@ end
 -- content_by_lua of /metrics.
 function M.metrics_page()
     ngx.header["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
-    worker.metrics:flush(now_s())
     ngx.print(worker.metrics:render(now_s()))
 end
 

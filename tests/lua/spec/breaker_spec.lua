@@ -2,7 +2,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 
 local breaker = require("gw.breaker")
-local fake_dict = require("fake_dict")
 local workers = require("workers")
 
 local CONF = {
@@ -34,12 +33,7 @@ end
 -- A clock, a dict and a function that makes a breaker as another worker has it.
 local function setup(conf, rand)
     local clock = { now = 1000 }
-    local dict = fake_dict.new({
-        now = function()
-            return clock.now
-        end,
-        hook = workers.yield,
-    })
+    local dict = workers.dict(clock)
     local log = {}
     local function worker()
         return breaker.new({

@@ -1,7 +1,6 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
 
-local fake_dict = require("fake_dict")
 local limiter = require("gw.limiter")
 local slots = require("gw.slots")
 local workers = require("workers")
@@ -21,13 +20,7 @@ local function setup(options)
     options = options or {}
     local clock = { now = 1700000000 }
     local function dict(capacity)
-        return fake_dict.new({
-            now = function()
-                return clock.now
-            end,
-            capacity = capacity,
-            hook = workers.yield,
-        })
+        return workers.dict(clock, capacity)
     end
     local shared = {
         rate = dict(options.rate_capacity),

@@ -2,7 +2,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Windows, slots and limiter together, against a model that keeps every request in a list and adds up.
 
-local fake_dict = require("fake_dict")
 local limiter = require("gw.limiter")
 local slots = require("gw.slots")
 local window = require("gw.window")
@@ -12,13 +11,14 @@ local function new_clock()
     return { now = 1700000000.0005 }
 end
 
-local function new_dict(clock, capacity)
-    return fake_dict.new({
-        now = function()
-            return clock.now
-        end,
-        capacity = capacity,
-        yield_hook = workers.yield,
+local new_dict = workers.dict
+
+local function new_limiter(clock)
+    return limiter.new({
+        rate = new_dict(clock),
+        slots = slots.new({ dict = new_dict(clock), ledger = new_dict(clock), pid = 1 }),
+        windows = { requests_s = 60, tokens_s = 60, day_s = 86400, buckets = 60 },
+        rand = math.random,
     })
 end
 
@@ -278,12 +278,7 @@ describe("a clock that is set back", function()
 
     it("ends what a limiter remembers of refusals", function()
         local clock = new_clock()
-        local l = limiter.new({
-            rate = new_dict(clock),
-            slots = slots.new({ dict = new_dict(clock), ledger = new_dict(clock), pid = 1 }),
-            windows = { requests_s = 60, tokens_s = 60, day_s = 86400, buckets = 60 },
-            rand = math.random,
-        })
+        local l = new_limiter(clock)
         local who = { id = "acme", limits = { rpm = 2, burst_rps = 0, tpm = 0, tpd = 0, concurrency = 0 } }
         for _ = 1, 2 do
             assert.is_table((l:admit(who, 1, clock.now)))
@@ -298,12 +293,7 @@ end)
 
 it("tells a larger request a longer time, although a smaller one was refused before", function()
     local clock = new_clock()
-    local l = limiter.new({
-        rate = new_dict(clock),
-        slots = slots.new({ dict = new_dict(clock), ledger = new_dict(clock), pid = 1 }),
-        windows = { requests_s = 60, tokens_s = 60, day_s = 86400, buckets = 60 },
-        rand = math.random,
-    })
+    local l = new_limiter(clock)
     local who = { id = "acme", limits = { rpm = 0, burst_rps = 0, tpm = 100, tpd = 0, concurrency = 0 } }
     l:admit(who, 20, clock.now)
     clock.now = clock.now + 30

@@ -3,7 +3,6 @@
 
 local bit = require("bit")
 local breaker = require("gw.breaker")
-local fake_dict = require("fake_dict")
 local picker = require("gw.picker")
 local slots = require("gw.slots")
 local workers = require("workers")
@@ -45,12 +44,7 @@ end
 local function setup(seed, changes)
     local world = { now = 1000, sick = {} }
     local function dict()
-        return fake_dict.new({
-            now = function()
-                return world.now
-            end,
-            hook = workers.yield,
-        })
+        return workers.dict(world)
     end
     world.rand = workers.random(seed or 1)
     world.loads_dict, world.ledger, world.breaker_dict = dict(), dict(), dict()

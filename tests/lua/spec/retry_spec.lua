@@ -1,7 +1,6 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
 
-local fake_dict = require("fake_dict")
 local retry = require("gw.retry")
 local workers = require("workers")
 
@@ -11,12 +10,7 @@ local function setup(changes)
     for key, value in pairs(changes or {}) do
         conf[key] = value
     end
-    world.dict = fake_dict.new({
-        now = function()
-            return world.now
-        end,
-        hook = workers.yield,
-    })
+    world.dict = workers.dict(world)
     function world.worker()
         return retry.new({ dict = world.dict, conf = conf })
     end

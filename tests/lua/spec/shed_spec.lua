@@ -1,7 +1,6 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
 
-local fake_dict = require("fake_dict")
 local shed = require("gw.shed")
 local slots = require("gw.slots")
 local workers = require("workers")
@@ -9,12 +8,7 @@ local workers = require("workers")
 local function setup(changes)
     local world = { now = 1000 }
     local function dict()
-        return fake_dict.new({
-            now = function()
-                return world.now
-            end,
-            hook = workers.yield,
-        })
+        return workers.dict(world)
     end
     local conf = {
         thresholds = { batch = 0.7, standard = 0.9, premium = 1 },

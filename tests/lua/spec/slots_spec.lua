@@ -1,7 +1,6 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
 
-local fake_dict = require("fake_dict")
 local slots = require("gw.slots")
 local workers = require("workers")
 
@@ -9,13 +8,7 @@ local function setup(options)
     options = options or {}
     local clock = { now = 1000 }
     local function dict(capacity)
-        return fake_dict.new({
-            now = function()
-                return clock.now
-            end,
-            capacity = capacity,
-            hook = workers.yield,
-        })
+        return workers.dict(clock, capacity)
     end
     local shared = { dict = dict(options.capacity), ledger = dict(options.ledger_capacity) }
     return function(pid)

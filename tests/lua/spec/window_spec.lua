@@ -1,20 +1,13 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
 
-local fake_dict = require("fake_dict")
 local window = require("gw.window")
 local workers = require("workers")
 
 local function setup(options)
     options = options or {}
     local clock = { now = options.now or 1700000000 }
-    local dict = fake_dict.new({
-        now = function()
-            return clock.now
-        end,
-        capacity = options.capacity,
-        hook = workers.yield,
-    })
+    local dict = workers.dict(clock, options.capacity)
     local function worker()
         return window.new({
             dict = dict,

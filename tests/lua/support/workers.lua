@@ -2,6 +2,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Several workers on one shared dict, interleaved before each of its operations as a random number generator says.
 
+local fake_dict = require("fake_dict")
+
 local M = {}
 
 -- A generator of its own, so that a seed gives the same schedule on every machine: returns numbers in [0, 1).
@@ -47,6 +49,18 @@ function M.run(bodies, rand, kill)
         end
     end
     return steps
+end
+
+-- A shared dict whose operations workers can come between. clock.now is its time; capacity: keys that fit, nil for any
+-- number.
+function M.dict(clock, capacity)
+    return fake_dict.new({
+        now = function()
+            return clock.now
+        end,
+        capacity = capacity,
+        hook = M.yield,
+    })
 end
 
 return M

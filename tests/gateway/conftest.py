@@ -33,7 +33,7 @@ def reset_engines(mocks: list[Engine]) -> list[Engine]:
     """The two engines, well behaved and with counters at zero."""
     for engine in mocks:
         if engine.process.poll() is not None:
-            engine.__init__(engine.name, port=engine.port)  # type: ignore[misc]
+            engine.start()
         engine.control(
             delay=0,
             chunks=5,

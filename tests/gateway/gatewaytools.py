@@ -15,8 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +70,11 @@ def until(question: Any, seconds: float = 10, what: str = "it to become true") -
         time.sleep(0.05)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has made: the workers of an nginx."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+
+
 @dataclass
 class Answer:
     """What came back."""
@@ -88,12 +91,16 @@ class Answer:
 class Engine:
     """A mock engine in a process of its own."""
 
-    def __init__(self, name: str, *words: str, port: int = 0) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.port = port or free_port()
-        argv = [sys.executable, str(ROOT / "tests/mock/engine.py"), "--port", str(self.port), "--name", name, *words]
+        self.port = free_port()
+        self.start()
+
+    def start(self) -> None:
+        """Run it, for the first time or after its end."""
+        argv = [sys.executable, str(ROOT / "tests/mock/engine.py"), "--port", str(self.port), "--name", self.name]
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        until(self.answers, what=f"engine {name}")
+        until(self.answers, what=f"engine {self.name}")
 
     def answers(self) -> bool:
         """Does it accept connections?"""
@@ -134,7 +141,6 @@ class Gateway:
     workers: int = 2
     policy: dict[str, Any] = field(default_factory=dict)
     peers: dict[str, Any] = field(default_factory=dict)
-    variables: dict[str, Any] = field(default_factory=dict)
     port: int = 0
     metrics_port: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -240,7 +246,6 @@ class Gateway:
             "gateway_tries_timeout": 10,
             "gateway_connect_timeout": 2,
             "gateway_send_timeout": 30,
-            **self.variables,
         }
         parts = {
             name: env.get_template(f"etc/nginx/balancers/lua/{name}.conf.j2").render(values)
@@ -335,8 +340,7 @@ http {{
     def worker_pids(self) -> list[int]:
         """The workers that there are."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text("ascii")
-        return [int(pid) for pid in children.split()]
+        return children(self.process.pid)
 
     # -- requests
 
@@ -422,19 +426,3 @@ class Storm:
     def count(self, status: int) -> int:
         """How many had that status."""
         return sum(1 for _sent, _answered, found, _body in self.results if found == status)
-
-
-@contextlib.contextmanager
-def running(folder: Path, engines: list[Engine], **options: Any) -> Iterator[Gateway]:
-    """A gateway that is ended afterwards."""
-    limits = options.pop("limits", {})
-    gateway = Gateway(folder, engines, **options)
-    try:
-        yield gateway.start(**limits)
-    finally:
-        gateway.stop()
-
-
-def url(gateway: Gateway) -> str:
-    """Where clients of the OpenAI library call."""
-    return urllib.parse.urlunsplit(("http", f"127.0.0.1:{gateway.port}", "/v1", "", ""))

@@ -74,6 +74,7 @@ class Counters:
             self._values = dict.fromkeys(names, 0)
             self._values["in_flight"] = in_flight
             self._request_ids = {}
+            self._headers = {}
 
     def add(self, name: str, amount: int = 1) -> None:
         with self._lock:

@@ -105,12 +105,12 @@ def prepare(run: Run | None = None, prefix: Path = PREFIX) -> None:
     if not known(PACKAGES[0]) and os.geteuid() == 0:
         # A machine made from an image has no package lists.
         subprocess.run(["apt-get", "update", "-q"], check=True, stdin=subprocess.DEVNULL)
-    missing = [" or ".join(names) for names in PACKAGES if not known(names)]
+    names = [known(names) for names in PACKAGES]
+    missing = [" or ".join(wanted) for wanted, name in zip(PACKAGES, names) if not name]
     if missing:
         raise RuntimeError(f"the distribution has no package {', '.join(missing)}; apt-get update may help")
     packages = prefix / "packages"
     packages.mkdir(parents=True)
-    names = [known(names) for names in PACKAGES]
     argv = ["apt-get", "-o", "APT::Sandbox::User=root", "download", *names]
     if run:
         run.retry(argv, cwd=packages)

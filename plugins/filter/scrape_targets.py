@@ -35,6 +35,7 @@ JOBS = {
         "prometheus_listen_address", "prometheus_port", 9090, "127.0.0.1", "prometheus_tls_certificate_src"
     ),
 }
+GATEWAY_LIMITS = Job("gateway_metrics_address", "gateway_metrics_port", 9145)
 METRICS_PATHS = {"tensorrt_llm": "/prometheus/metrics"}
 
 
@@ -91,10 +92,19 @@ def _role(name: str, jobs: Mapping[str, list[str]]) -> str:
     return next((job for job in ("engine", "gateway", "prometheus") if name in jobs.get(job, [])), "node")
 
 
-def _group(
+def _groups(
     name: str, kind: str, jobs: Mapping[str, list[str]], host: Variables, is_scraper: bool
+) -> list[dict[str, Any]]:
+    """The targets of a host for a job: what a gateway's Lua says of limits and engines belongs to the job of the gateway."""
+    found = [_group(name, kind, jobs, host, is_scraper, JOBS[kind])]
+    if kind == "gateway" and host.read("gateway_balancer") == "lua":
+        found.append(_group(name, kind, jobs, host, is_scraper, GATEWAY_LIMITS))
+    return [group for group in found if group is not None]
+
+
+def _group(
+    name: str, kind: str, jobs: Mapping[str, list[str]], host: Variables, is_scraper: bool, job: Job
 ) -> dict[str, Any] | None:
-    job = JOBS[kind]
     if job.switch and str(host.read(job.switch)).lower() in ("false", "no", "0"):
         return None
     address = _address(host, job, name, is_scraper)
@@ -138,7 +148,7 @@ def scrape_targets(
     names = {name for hosts in jobs.values() for name in hosts}
     known = {name: Variables(hostvars, name, (own or {}) if name == scraper else {}) for name in names}
     return {
-        kind: [group for name in hosts if (group := _group(name, kind, jobs, known[name], name == scraper)) is not None]
+        kind: [group for name in hosts for group in _groups(name, kind, jobs, known[name], name == scraper)]
         for kind, hosts in jobs.items()
     }
 

@@ -43,6 +43,10 @@ class Openings:
             everybody = {"ports": [self._port("gateway_port", 443)], "proto": "tcp", "comment": "gateway"}
             found.append(everybody)
             found += self._rule("nginx exporter", self._port("gateway_exporter_port", 9113), monitors)
+            if self._reader.value("gateway_balancer", "native") == "lua":
+                operators = self._networks(self._reader.value("fleet_operator_networks", []))
+                port = self._port("gateway_metrics_port", 9145)
+                found += self._rule("metrics and status of the gateway", port, [*monitors, *operators])
         if self._is("monitors"):
             operators = self._networks(self._reader.value("fleet_operator_networks", []))
             found += self._rule("Prometheus", self._port("prometheus_port", 9090), operators)

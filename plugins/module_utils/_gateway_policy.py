@@ -16,11 +16,28 @@ import typing as t
 KEY_LENGTH = (8, 512)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Limits of a tier as in gw/conf.lua: lowest and highest value, or the words. A unit test compares the two.
+LIMITS: dict[str, tuple[t.Any, ...]] = {
+    "rpm": (0, 10_000_000),
+    "burst_rps": (0, 1_000_000),
+    "tpm": (0, 10**12),
+    "tpd": (0, 10**13),
+    "concurrency": (0, 1_000_000),
+    "max_tokens": (1, 10_000_000),
+    "default_max_tokens": (1, 10_000_000),
+    "max_body": (1, 16_777_216),
+    "max_stream_seconds": (1, 604_800),
+    "priority": ("batch", "standard", "premium"),
+    "queue_ms": (0, 600_000),
+    "prompt_estimate": ("typical", "bound"),
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TENANT_FIELDS = {"id", "tier", "keys", "keys_sha256", "overrides", "models"}
 _POOL_FIELDS = {"aliases", "default", "context_tokens", "peers"}
 # A peer without a plan: no bound of its own.
 _CAPACITY_TOKENS = 1_000_000
 _MAX_INFLIGHT = 1024
+_CONTEXT_TOKENS = 131_072
 
 
 def key_hash(key: t.Any) -> str:
@@ -39,6 +56,66 @@ def document(content: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {"id": hashlib.sha256(text.encode("ascii")).hexdigest(), **content}
 
 
+def text(document: t.Mapping[str, t.Any]) -> str:
+    """A document as it stands in its file. Role and module gateway_peer write the same bytes."""
+    return json.dumps(document, indent=2, sort_keys=False, ensure_ascii=True) + "\n"
+
+
+def merged(base: t.Mapping[str, t.Any], over: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The base with the values that are over it, mappings member by member."""
+    found = dict(base)
+    for name, value in over.items():
+        below = found.get(name)
+        found[name] = merged(below, value) if isinstance(below, t.Mapping) and isinstance(value, t.Mapping) else value
+    return found
+
+
+def setting_problems(wanted: t.Any, known: t.Mapping[str, t.Any], label: str) -> list[str]:
+    """What is wrong with settings that replace known ones: names that nobody reads, and values of another kind.
+
+    :arg wanted: what the site sets.
+    :arg known: all settings with their defaults.
+    :arg label: the variable, for the sentences.
+    """
+    if not isinstance(wanted, t.Mapping):
+        return [f"{label}: expected a mapping, found {_kind(wanted)}"]
+    problems: list[str] = []
+    for name, value in wanted.items():
+        place = f"{label}.{name}"
+        if name not in known:
+            problems.append(f"{place}: no such setting; there are {', '.join(sorted(known))}")
+            continue
+        default = known[name]
+        if isinstance(default, t.Mapping):
+            problems += setting_problems(value, default, place)
+        elif isinstance(default, str) != isinstance(value, str) or isinstance(value, (bool, t.Mapping, list)):
+            problems.append(
+                f"{place}: expected {'a word' if isinstance(default, str) else 'a number'}, found {value!r}"
+            )
+    return problems
+
+
+def limit_problems(limits: t.Any, label: str) -> list[str]:
+    """What is wrong with the limits of a tier, or with those that a tenant has instead."""
+    if not isinstance(limits, t.Mapping):
+        return [f"{label}: expected a mapping of limits, found {_kind(limits)}"]
+    problems: list[str] = []
+    for name, value in limits.items():
+        field = LIMITS.get(str(name))
+        if field is None:
+            problems.append(f"{label}: {name}: no such limit; there are {', '.join(LIMITS)}")
+        elif isinstance(field[0], str):
+            if value not in field:
+                problems.append(f"{label}: {name}: expected one of {', '.join(map(str, field))}, found {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, int) or not field[0] <= value <= field[1]:
+            problems.append(f"{label}: {name}: expected a whole number from {field[0]} to {field[1]}, found {value!r}")
+    return problems
+
+
+def _kind(value: t.Any) -> str:
+    return type(value).__name__.replace("_AnsibleTagged", "")
+
+
 def policy(
     tiers: t.Mapping[str, t.Mapping[str, t.Any]],
     tenants: t.Any,
@@ -46,19 +123,22 @@ def policy(
 ) -> tuple[dict[str, t.Any], list[str]]:
     """Who may ask for how much.
 
-    :arg tiers: limits by name of the tier.
+    :arg tiers: all limits by name of the tier.
     :arg tenants: mappings with id and tier, keys (as they are, from a vault) or keys_sha256, overrides of the tier's limits, models.
     :arg settings: the other parts of the file: token_cost, windows, breaker ...
     :returns: the file's content, without any key in it, and a sentence for each problem. gwcheck judges fields and ranges.
     """
-    problems: list[str] = []
+    problems = [
+        problem for name, limits in tiers.items() for problem in limit_problems(limits, f"gateway_tiers: {name}")
+    ]
     made: list[dict[str, t.Any]] = []
     owners: dict[str, str] = {}
+    names: set[str] = set()
     if isinstance(tenants, (str, t.Mapping)) or not isinstance(tenants, t.Sequence):
         return {}, ["gateway_tenants: expected a list of tenants, found something else"]
     for number, tenant in enumerate(tenants, start=1):
         if not isinstance(tenant, t.Mapping):
-            problems.append(f"gateway_tenants: number {number}: expected a mapping, found {type(tenant).__name__}")
+            problems.append(f"gateway_tenants: number {number}: expected a mapping, found {_kind(tenant)}")
             continue
         name = str(tenant.get("id", ""))
         label = f"gateway_tenants: {name or f'number {number}'}"
@@ -69,6 +149,13 @@ def policy(
             problems.append(
                 f"{label}: tier: expected one of {', '.join(sorted(tiers)) or 'gateway_tiers'}, found {tenant.get('tier')!r}"
             )
+        if not _NAME.fullmatch(name):
+            problems.append(f"{label}: id: expected 1 to 64 letters, digits and . _ -, found {name!r}")
+        elif name in names:
+            problems.append(f"{label}: id: two tenants have it, expected different ones")
+        names.add(name)
+        overrides = tenant.get("overrides", {})
+        problems += limit_problems(overrides, f"{label}: overrides")
         hashes = _hashes(label, tenant, problems)
         for digest in hashes:
             if owners.setdefault(digest, name) != name:
@@ -80,7 +167,7 @@ def policy(
                 "id": name,
                 "tier": str(tenant.get("tier", "")),
                 "keys_sha256": sorted(set(hashes)),
-                "overrides": dict(tenant.get("overrides", {})),
+                "overrides": dict(overrides) if isinstance(overrides, t.Mapping) else {},
                 "models": [str(model) for model in tenant.get("models", [])],
             }
         )
@@ -106,6 +193,24 @@ def _hashes(label: str, tenant: t.Mapping[str, t.Any], problems: list[str]) -> l
     return hashes
 
 
+def pools_of_hosts(
+    peers: t.Sequence[t.Mapping[str, t.Any]], models: t.Mapping[str, str], model: str
+) -> dict[str, dict[str, t.Any]]:
+    """A pool for each model that the peers serve; the only one is the default of clients that name none.
+
+    :arg peers: the gateway's peers.
+    :arg models: name of the model by name of the peer, of those that say so.
+    :arg model: what the others serve.
+    """
+    found: dict[str, dict[str, t.Any]] = {}
+    for peer in peers:
+        name = str(peer["name"])
+        found.setdefault(models.get(name) or model, {"peers": []})["peers"].append(name)
+    if len(found) == 1:
+        next(iter(found.values()))["default"] = True
+    return found
+
+
 def pools(
     wanted: t.Mapping[str, t.Any],
     peers: t.Sequence[t.Mapping[str, t.Any]],
@@ -129,7 +234,7 @@ def pools(
         label = f"gateway_pools: {model}"
         found = pool if isinstance(pool, t.Mapping) else {}
         if not isinstance(pool, t.Mapping):
-            problems.append(f"{label}: expected a mapping, found {type(pool).__name__}")
+            problems.append(f"{label}: expected a mapping, found {_kind(pool)}")
         problems += [
             f"{label}: {field}: no such field of a pool" for field in sorted(set(map(str, found)) - _POOL_FIELDS)
         ]
@@ -144,7 +249,7 @@ def pools(
                 "name": str(model),
                 "aliases": [str(alias) for alias in found.get("aliases", [])],
                 "default": bool(found.get("default", False)),
-                "context_tokens": int(found.get("context_tokens", 131072)),
+                "context_tokens": int(found.get("context_tokens", 0)) or _context(names, plan),
                 "peers": [by_name[name] for name in names if name in by_name],
             }
         )
@@ -153,6 +258,12 @@ def pools(
     for name in [region, *(str(peer["region"]) for peer in by_name.values())]:
         known.setdefault(name, {"priority": 0 if name == region else last})
     return document({"version": 1, "local_region": region, "regions": known, "pools": made}), problems
+
+
+def _context(names: t.Sequence[str], plan: t.Mapping[str, t.Any]) -> int:
+    """Tokens of a prompt and its answer that each of the peers has room for, as far as the plan knows."""
+    known = [int(plan.get("peers", {}).get(name, {}).get("context_tokens", 0)) for name in names]
+    return min([tokens for tokens in known if tokens] or [_CONTEXT_TOKENS])
 
 
 def _peer(peer: t.Mapping[str, t.Any], planned: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -637,6 +637,7 @@ def _describe(
             "weight_from": "inventory" if replica["weight"] else "plan",
             "token_capacity": described[replica["kind"]]["kv_cache_tokens"],
             "max_sequences": described[replica["kind"]]["sequences"]["typical"],
+            "context_tokens": context_of(model, wish),
             "region": replica["region"],
             "replica": replica["name"],
         }

@@ -217,7 +217,7 @@ plan:
       type: list
       elements: dict
     peers:
-      description: For each host that answers requests, C(weight), C(token_capacity), C(max_sequences), C(region) and C(replica).
+      description: For each host that answers requests, C(weight), C(token_capacity), C(max_sequences), C(context_tokens), C(region) and C(replica).
       returned: when there is a plan
       type: dict
     limits:

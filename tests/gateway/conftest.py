@@ -18,6 +18,11 @@ import gatewaytools
 from gatewaytools import Engine, Gateway
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker of tests that compare times: they need a machine that does nothing else."""
+    config.addinivalue_line("markers", "timing: compares times")
+
+
 @pytest.fixture(scope="session", name="mocks")
 def make_mocks() -> Iterator[list[Engine]]:
     """Two engines, named a and b."""

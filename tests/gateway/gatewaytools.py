@@ -231,7 +231,9 @@ class Gateway:
             "__gateway_lua_dir": f"{ROLE / 'files' / 'lua'}/?.lua;{share}",
             "__gateway_policy_file": str(self.folder / "policy.json"),
             "__gateway_peers_file": str(self.folder / "peers.json"),
-            "__gateway_peer_tls": False,
+            "__gateway_lua_id": "test",
+            "__gateway_engine_key_file": str(self.folder / "engine.conf"),
+            "gateway_peer_tls": False,
             "gateway_lua_memory": {
                 "rate": "32m",
                 "slots": "4m",
@@ -290,6 +292,8 @@ http {{
     }}
 }}
 """
+        # The engine's own key would be in it.
+        (self.folder / "engine.conf").write_text("", encoding="utf-8")
         path = self.folder / "nginx.conf"
         path.write_text(text, encoding="utf-8")
         return path

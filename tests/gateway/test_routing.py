@@ -41,20 +41,33 @@ def test_requests_follow_the_weights(gateway: Start, engines: list[Engine], clie
 
 def test_a_prompt_stays_with_its_engine(gateway: Start, engines: list[Engine]) -> None:
     def prefix(made: Gateway) -> None:
-        made.policy["affinity"] = {"mode": "prefix", "bytes": 4096, "max_load_factor": 1.25}
+        made.policy["affinity"] = {"mode": "prefix", "bytes": 1024, "max_load_factor": 1.25}
 
     made = gateway(2, prefix)
     used = set()
     for number in range(8):
         before = executions(engines)
-        for _again in range(4):
-            made.chat(messages=[{"role": "user", "content": f"prompt {number}"}])
+        # A conversation grows at its end.
+        for turn in range(4):
+            made.chat(messages=[{"role": "user", "content": f"prompt {number} {'and so on ' * (110 + turn)}"}])
         gained = tuple(now - then for now, then in zip(executions(engines), before))
         assert gained in ((4, 0), (0, 4))
         used.add(gained)
     assert len(used) == 2
     # The other worker hands its counts over once a second.
     until(lambda: made.metric("gw_affinity_total", result="hit") == 32, 5, "the metric")
+
+
+def test_a_short_prompt_goes_by_load(gateway: Start, engines: list[Engine]) -> None:
+    """It has no beginning that stays the same when it grows."""
+
+    def prefix(made: Gateway) -> None:
+        made.policy["affinity"] = {"mode": "prefix", "bytes": 1024, "max_load_factor": 1.25}
+
+    made = gateway(1, prefix)
+    for _again in range(8):
+        made.chat(messages=[{"role": "user", "content": "hello"}])
+    assert executions(engines) == [4, 4]
 
 
 def test_draining_is_a_change_of_a_file(gateway: Start, engines: list[Engine]) -> None:
@@ -90,6 +103,7 @@ def test_a_breaker_opens_probes_and_closes(gateway: Start, engines: list[Engine]
     assert made.metric("gw_breaker_transitions_total", peer="a", to="closed") == 1
 
 
+@pytest.mark.timing
 def test_a_peer_that_comes_back_begins_slowly(gateway: Start, engines: list[Engine]) -> None:
     def slow(made: Gateway) -> None:
         made.policy["slow_start"] = {"window_s": 8, "min_percent": 10, "aggression": 1}

@@ -52,6 +52,7 @@ def test_a_stream_passes_to_the_byte(gateway: Start, engines: list[Engine], cont
     assert made.metric("gw_tokens_total", kind="prompt") == 18
 
 
+@pytest.mark.timing
 def test_chunks_come_as_they_are_made(gateway: Start, engines: list[Engine]) -> None:
     made = gateway(1, lambda one: only(one, "a"))
     engines[0].control(chunk_delay=0.1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ask a gateway, on its own host, what a client would ask, and see which engines can be reached.
 
-The one argument is a JSON object: address, port, name, tls, ca_pem, status, config_id, peers, timeout.
+The one argument is a JSON object: address, port, name, tls, ca_pem, status, config_id, limits_id, peers, timeout.
 Prints a JSON object: problems (sentences), unreachable (peers), protocol (of TLS). Changes nothing.
 """
 
@@ -57,6 +57,12 @@ def check_listener(wanted: dict[str, Any]) -> tuple[list[str], str]:
             problems.append(f"{where}: /healthz: expected status 200 and ok, found status {status} and {body!r}")
         if not headers.get("X-Request-Id"):
             problems.append(f"{where}: /healthz: expected a header X-Request-Id, found none")
+        if wanted["limits_id"]:
+            status, _headers, body = ask(connection, "/v1/models")
+            if status != 401 or not isinstance(body, dict) or "error" not in body:
+                problems.append(
+                    f"{where}: /v1/models without a key: expected status 401 and a JSON error, found status {status} and {body!r}"
+                )
         for path in ("/no-such-path", "/metrics"):
             status, _headers, body = ask(connection, path)
             if status != 404 or not isinstance(body, dict) or body.get("error", {}).get("code") != "not_found":
@@ -77,6 +83,26 @@ def check_running(wanted: dict[str, Any]) -> list[str]:
     found = headers.get("X-Config-Id", "none")
     if found != wanted["config_id"]:
         return [f"nginx: expected to run configuration {wanted['config_id'][:12]}, found {found[:12]}"]
+    return check_limits(host, int(port), wanted["limits_id"]) if wanted["limits_id"] else []
+
+
+def check_limits(host: str, port: int, wanted: str) -> list[str]:
+    """Whether each worker uses the limits and engines that were written: they take them one by one, within a second."""
+    workers = 1
+    seen = 0
+    while seen < 4 * workers:
+        connection = http.client.HTTPConnection(host, port, timeout=5)
+        try:
+            connection.request("GET", "/status.json")
+            found = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        if found["config"].get("error"):
+            return [f"nginx: expected to use the written limits and engines, found: {found['config']['error']}"]
+        if found["config"]["id"] != wanted:
+            return [f"nginx: expected to use limits and engines {wanted}, found {found['config']['id']}"]
+        workers = min(32, int(found["workers"]["expected"]))
+        seen += 1
     return []
 
 
@@ -96,7 +122,7 @@ def main() -> None:
         try:
             problems, protocol = check_listener(wanted)
             problems += check_running(wanted)
-        except (OSError, http.client.HTTPException) as exc:
+        except (OSError, http.client.HTTPException, ValueError) as exc:
             problems, protocol = [f"{wanted['name']} at {wanted['address']} port {wanted['port']}: {exc}"], ""
         if not problems or time.monotonic() >= deadline:
             break

@@ -44,6 +44,16 @@ def test_by_groups() -> None:
     assert fleet_openings("store1", GROUPS, HOSTVARS) == [NODE]
 
 
+def test_a_gateway_with_limits_shows_them_to_monitors_and_operators() -> None:
+    own = {**HOSTVARS["gw1"], "gateway_balancer": "lua", "fleet_operator_networks": ["127.0.0.0/8", "198.51.100.0/24"]}
+    assert fleet_openings("gw1", GROUPS, {**HOSTVARS, "gw1": own})[-1] == {
+        "ports": [9145],
+        "proto": "tcp",
+        "from": ["192.0.2.30", "198.51.100.0/24"],
+        "comment": "metrics and status of the gateway",
+    }
+
+
 def test_nobody_to_let_in_is_no_rule() -> None:
     """A rule without addresses would be one for everybody."""
     assert fleet_openings("gpu1", {"gpu_hosts": ["gpu1"]}, HOSTVARS) == []

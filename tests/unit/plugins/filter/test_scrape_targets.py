@@ -55,6 +55,15 @@ def test_target(kind: str, variables: dict[str, Any], target: str) -> None:
     assert one(kind, variables)["targets"] == [target]
 
 
+def test_a_gateway_with_limits_has_a_second_target() -> None:
+    variables = {"fleet_address": "192.0.2.2", "gateway_balancer": "lua", "gateway_exporter_enabled": "true"}
+    groups = scrape_targets({"gateway": ["h1"]}, {"h1": Unresolved(variables)})["gateway"]
+    assert [group["targets"] for group in groups] == [["192.0.2.2:9113"], ["192.0.2.2:9145"]]
+    variables.update(gateway_exporter_enabled="false", gateway_metrics_port="9200")
+    groups = scrape_targets({"gateway": ["h1"]}, {"h1": Unresolved(variables)})["gateway"]
+    assert [group["targets"] for group in groups] == [["192.0.2.2:9200"]]
+
+
 def test_labels() -> None:
     group = one("engine", {"fleet_region": "eu-west", "fleet_address": "192.0.2.2"})
     assert group["labels"] == {"host": "h1", "region": "eu-west", "role": "engine"}

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,15 @@ def test_the_id_follows_from_the_content_alone() -> None:
     same = gateway_policy.document({"b": {"d": 3, "c": 2}, "a": 1})
     assert one["id"] == same["id"] != gateway_policy.document({"a": 1, "b": {"c": 2, "d": 4}})["id"]
     assert len(one["id"]) == 64
+
+
+def test_the_text_of_a_file() -> None:
+    made = gateway_policy.document({"b": [1, 2.5], "a": {"name": "b\u00e4r"}})
+    text = gateway_policy.text(made)
+    # Workers read no more than the beginning to find a new file.
+    assert text.startswith('{\n  "id": "' + made["id"] + '",\n  "b": [\n    1,\n')
+    assert text.endswith('"name": "b\\u00e4r"\n  }\n}\n')
+    assert json.loads(text) == made
 
 
 @pytest.mark.parametrize(
@@ -112,6 +123,13 @@ def test_pools_are_made_of_peers_and_plan() -> None:
     assert made["regions"] == {"eu": {"priority": 0}, "us": {"priority": 1}}
 
 
+def test_the_smallest_context_of_a_pool_counts() -> None:
+    plan = {"peers": {"gpu1": {"context_tokens": 65536}, "gpu2": {"context_tokens": 4096}}}
+    for wanted, tokens in (({}, 4096), ({"peers": ["gpu1"]}, 65536), ({"context_tokens": 777}, 777)):
+        assert gateway_policy.pools({"m": wanted}, PEERS, plan, "eu", {})[0]["pools"][0]["context_tokens"] == tokens
+    assert gateway_policy.pools({"m": {}}, PEERS, {}, "eu", {})[0]["pools"][0]["context_tokens"] == 131072
+
+
 def test_regions_without_a_priority_come_last() -> None:
     known = {"eu": {"priority": 2}, "asia": {"priority": 5}}
     made, _problems = gateway_policy.pools({"m": {}}, PEERS, {}, "eu", known)
@@ -129,3 +147,74 @@ def test_regions_without_a_priority_come_last() -> None:
 def test_bad_pools_are_named(wanted: Any, words: str) -> None:
     _made, problems = gateway_policy.pools(wanted, PEERS, {}, "eu", {})
     assert any(words in problem for problem in problems), problems
+
+
+def test_limits_are_those_of_the_lua() -> None:
+    root = next(path for path in Path(__file__).resolve().parents if (path / "galaxy.yml").exists())
+    lua = (root / "roles/gateway/files/lua/gw/conf.lua").read_text("utf-8")
+    part = lua[lua.index("local function limit_fields()") : lua.index("local function overrides()")]
+    part = part.replace("MOST_TOKENS * 10", str(10**13)).replace("MOST_TOKENS", str(10**12))
+    found: dict[str, tuple[Any, ...]] = {
+        name: (int(low), int(high)) for name, low, high in re.findall(r'whole\("(\w+)", (\d+), (\d+),', part)
+    }
+    for name, words in re.findall(r'name = "(\w+)",\s+kind = "choice",\s+values = (\{.*?\}|M\.priorities),', part):
+        listed = words if words.startswith("{") else re.findall(r"M\.priorities = (\{.*?\})", lua)[0]
+        found[name] = tuple(re.findall(r'"(\w+)"', listed))
+    assert found == gateway_policy.LIMITS
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"rpm": -1}, "x: rpm: expected a whole number from 0 to 10000000, found -1"),
+        ({"rpm": True}, "x: rpm: expected a whole number from 0 to 10000000, found True"),
+        ({"rpm": "60"}, "x: rpm: expected a whole number from 0 to 10000000, found '60'"),
+        ({"priority": "high"}, "x: priority: expected one of batch, standard, premium, found 'high'"),
+        ({"rps": 1}, "x: rps: no such limit; there are rpm, burst_rps"),
+        (3, "x: expected a mapping of limits, found int"),
+    ],
+)
+def test_bad_limits_are_named(limits: Any, words: str) -> None:
+    assert any(words in problem for problem in gateway_policy.limit_problems(limits, "x"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ({"breaker": {"consecutive": 3}}, ""),
+        ({"breaker": {"patience": 3}}, "s.breaker.patience: no such setting; there are consecutive"),
+        ({"breaker": 3}, "s.breaker: expected a mapping, found int"),
+        ({"affinity": {"mode": False}}, "s.affinity.mode: expected a word, found False"),
+        ({"breaker": {"consecutive": "3"}}, "s.breaker.consecutive: expected a number, found '3'"),
+        ([], "s: expected a mapping, found list"),
+    ],
+)
+def test_settings_are_compared_with_the_known_ones(wanted: Any, problem: str) -> None:
+    known = {"breaker": {"consecutive": 5}, "affinity": {"mode": "prefix"}}
+    assert gateway_policy.setting_problems(wanted, known, "s") == ([problem] if problem else [])
+
+
+def test_settings_are_merged_member_by_member() -> None:
+    base = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert gateway_policy.merged(base, {"a": {"b": 9}, "e": 4}) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+def test_pools_follow_the_models_of_the_hosts() -> None:
+    assert gateway_policy.pools_of_hosts(PEERS, {}, "m") == {"m": {"peers": ["gpu1", "gpu2"], "default": True}}
+    assert gateway_policy.pools_of_hosts(PEERS, {"gpu2": "other"}, "m") == {
+        "m": {"peers": ["gpu1"]},
+        "other": {"peers": ["gpu2"]},
+    }
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a:b", "x" * 65])
+def test_names_of_tenants_fit_keys_and_labels(name: str) -> None:
+    _made, problems = gateway_policy.policy(TIERS, [{"id": name, "tier": "pro", "keys": [KEY]}], {})
+    assert any("id: expected 1 to 64 letters" in problem for problem in problems), problems
+
+
+def test_two_tenants_have_two_names() -> None:
+    tenants = [{"id": "a", "tier": "pro", "keys": [KEY]}, {"id": "a", "tier": "pro", "keys": [KEY + "x"]}]
+    _made, problems = gateway_policy.policy(TIERS, tenants, {})
+    assert "gateway_tenants: a: id: two tenants have it, expected different ones" in problems

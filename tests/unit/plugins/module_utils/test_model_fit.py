@@ -65,6 +65,7 @@ def test_the_full_model_on_eight_a100_is_awq_on_sglang() -> None:
         "weight_from": "plan",
         "token_capacity": plan["kv_cache_tokens"],
         "max_sequences": 64,
+        "context_tokens": plan["context_tokens"],
         "region": "eu",
         "replica": "eu-2",
     }

@@ -484,9 +484,10 @@ local function admit(ctx, w, tenant, body)
 
     local affinity = config.policy.affinity
     local key
-    if affinity.mode == "prefix" and info.prompt_at then
+    -- A conversation that is shorter than what is compared grows with each turn: its beginning is no name for it yet.
+    if affinity.mode == "prefix" and (info.prompt_cache_key or (info.prompt_at and info.prompt_bytes >= affinity.bytes)) then
         key = info.prompt_cache_key
-            or sub(body, info.prompt_at, info.prompt_at + math.min(info.prompt_bytes, affinity.bytes) - 1)
+            or sub(body, info.prompt_at, info.prompt_at + affinity.bytes - 1)
         key = tenant.id .. pool.name .. key
     end
     ctx.ask = { tokens = reserve, affinity_key = key }
@@ -536,7 +537,10 @@ local function access(ctx)
     end
     local tenant, why = w.auth:check(var.http_authorization or var.http_x_api_key)
     if not tenant then
-        w.strikes:strike(address, now_s())
+        -- Who sends no key guesses none: a health check, or a person with a browser.
+        if why ~= "missing" then
+            w.strikes:strike(address, now_s())
+        end
         ngx.header["WWW-Authenticate"] = "Bearer"
         return fail(ctx, why .. "_key")
     end
@@ -641,7 +645,8 @@ function M.balancer()
         end
     end
     local peer, stream = ctx.peer, w.config.policy.stream
-    ngx.var.gw_sni = peer.sni
+    -- In the header for operators, too, which is sent before the log phase.
+    ngx.var.gw_sni, ngx.var.gw_peer = peer.sni, peer.name
     balancer.set_timeouts(options.connect_s, options.send_s, max(stream.first_byte_s, stream.gap_s))
     local ok, err = balancer.set_current_peer(peer.dial, peer.port)
     if not ok then
@@ -884,7 +889,6 @@ function M.log()
         local var = ngx.var
         var.gw_tenant = ctx.tenant and ctx.tenant.id or ""
         var.gw_model = ctx.model or ""
-        var.gw_peer = ctx.peer and ctx.peer.name or ""
         var.gw_reason = ctx.reason or ""
         var.gw_trace = ctx.trace or ""
         var.gw_ttft = ctx.ttft and string.format("%.3f", ctx.ttft) or ""

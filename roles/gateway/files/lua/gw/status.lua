@@ -390,14 +390,14 @@ local function breaker_cell(peer, now)
     return text
 end
 
-local function peer_row(out, peer, now)
+local function peer_row(out, peer, now, timed)
     local status = peer.status
     if status == "warming up" then
         status = status .. " " .. percent(peer.share)
     end
     out[#out + 1] = format(
         '<tr><td>%s<br><span class="dim">%s:%s</span></td><td>%s</td><td class="s %s">%s</td><td>%s</td>'
-            .. '<td class="n">%s</td><td>%s</td><td>%s</td><td class="n">%s</td></tr>\n',
+            .. '<td class="n">%s</td><td>%s</td><td>%s</td>%s</tr>\n',
         escape(peer.name or "-"),
         escape(peer.address or "-"),
         escape(peer.port or "-"),
@@ -408,7 +408,7 @@ local function peer_row(out, peer, now)
         short(peer.weight),
         bar(peer.inflight, peer.max_inflight),
         bar(peer.tokens, peer.capacity_tokens),
-        is_number(peer.ttft_ms) and format("%.0f ms", peer.ttft_ms) or "-"
+        timed and format('<td class="n">%s</td>', is_number(peer.ttft_ms) and format("%.0f ms", peer.ttft_ms) or "-") or ""
     )
 end
 
@@ -430,9 +430,13 @@ local function pool_part(out, pool, now)
         notes[#notes + 1] = percent(pool.load) .. " full"
     end
     out[#out + 1] = format('<h2>%s <span class="dim">%s</span></h2>\n', escape(pool.name or "-"), concat(notes, " · "))
-    head(out, { "Engine", "Region", "Status", "Breaker", "#Weight", "Requests", "Tokens in flight", "#First token" })
+    local timed = false
     for _, peer in ipairs(pool.peers) do
-        peer_row(out, peer, now)
+        timed = timed or is_number(peer.ttft_ms)
+    end
+    head(out, { "Engine", "Region", "Status", "Breaker", "#Weight", "Requests", "Tokens in flight", timed and "#First token" or nil })
+    for _, peer in ipairs(pool.peers) do
+        peer_row(out, peer, now, timed)
     end
     out[#out + 1] = "</tbody></table></div>\n"
 end
@@ -518,7 +522,9 @@ function M.page(data)
     card(out, "Configuration", escape(view.config.id or "-")
         .. (is_number(view.config.loaded_at) and is_number(view.now)
             and format(' <span class="dim">for %s</span>', span(view.now - view.config.loaded_at)) or ""))
-    card(out, "Version", escape(view.version or "-"))
+    if view.version then
+        card(out, "Version", escape(view.version))
+    end
     out[#out + 1] = "</dl>\n"
     for _, pool in ipairs(view.pools) do
         pool_part(out, pool, view.now)

@@ -65,6 +65,7 @@ class Host:
     def __post_init__(self) -> None:
         self.config = self.root / "nginx.conf"
         self.holds = self.root / "etc" / "gateway" / "holds"
+        self.weights = self.root / "etc" / "gateway" / "weights"
         self.config.write_text(rendered(TEXT))
         self.runs = peers.read_config(self.config).id
 
@@ -88,24 +89,47 @@ class Host:
             self.now += seconds
 
         wish: dict[str, t.Any] = {"name": "gpu1", "owner": "hosts.yml", "reason": "reboot", **options}
+        places: dict[str, t.Any] = {"config": self.config, "holds": self.holds, "weights": self.weights}
         probes = Probes(
             accepts=lambda peer: peer.name not in self.dead,
             healthy=lambda _peer, _path: self.health.pop(0) if self.health else "",
             running_id=lambda _port: self.runs,
+            status=self.status,
             clock=lambda: self.now,
             sleep=sleep,
         )
-        return Gateway(self.run, Wish(state=state, config=self.config, holds=self.holds, **wish), probes, check)
+        return Gateway(self.run, Wish(state=state, **places, **wish), probes, check)
+
+    def status(self, _port: int) -> dict[str, t.Any] | None:
+        """The page of the other balancer."""
+        raise ValueError("HTTP status 404")
 
     def drain(self, **options: t.Any) -> peers.Outcome:
         """Hold the peer."""
-        return self.gateway("drained", **options).drain("2026-01-02 03:04:05 UTC")
+        gateway = self.gateway("drained", **options)
+        outcome = gateway.drain("2026-01-02 03:04:05 UTC")
+        gateway.wait_taken(outcome)
+        return outcome
 
     def admit(self, **options: t.Any) -> peers.Outcome:
         """Prove the peer and release the hold."""
         gateway = self.gateway("admitted", **options)
         gateway.prove()
-        return gateway.admit()
+        outcome = gateway.admit()
+        gateway.wait_taken(outcome)
+        return outcome
+
+    def weigh(self, weight: int, now: str = "2026-01-02 03:04:05 UTC", **options: t.Any) -> peers.Outcome:
+        """Change the weight."""
+        gateway = self.gateway("weighed", weight=weight, **options)
+        outcome = gateway.weigh(now)
+        gateway.wait_taken(outcome)
+        return outcome
+
+    def override(self) -> dict[str, t.Any]:
+        """The weight that is kept, empty when none is."""
+        path = self.weights / "gpu1.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 @pytest.fixture
@@ -309,3 +333,116 @@ def test_one_at_a_time(tmp_path: Path, host: Host) -> None:
         peers.locked(tmp_path / "lock", probes, seconds=2),
     ):
         pass
+
+
+def weighed(weight: int, text: str = TEXT) -> str:
+    """The text with another weight of gpu1."""
+    return rendered(text.replace("21:8000 weight=3", f"21:8000 weight={weight}"))
+
+
+def test_weights_check_run_check_run(host: Host) -> None:
+    predicted = host.weigh(1, check=True)
+    assert predicted.changed
+    assert (host.config.read_text(), host.weights.exists(), host.ran) == (rendered(TEXT), False, [])
+    done = host.weigh(1)
+    assert (done.changed, done.known, done.state, done.weight, done.planned) == (True, True, "up", 1, 3)
+    assert (done.before, done.after) == (predicted.before, predicted.after)
+    assert done.before == "weight 3\n"
+    assert done.after == "weight 1\nweight 1 instead of 3 by hosts.yml: reboot\n"
+    assert host.config.read_text() == weighed(1)
+    assert host.runs == peers.read_config(host.config).id
+    assert host.override() == {
+        "peer": "gpu1",
+        "weight": 1,
+        "owner": "hosts.yml",
+        "reason": "reboot",
+        "since": "2026-01-02 03:04:05 UTC",
+        "planned": 3,
+    }
+    assert stat.S_IMODE((host.weights / "gpu1.json").stat().st_mode) == 0o644
+    assert not host.weigh(1, check=True).changed
+    assert not host.weigh(1, now="later").changed
+
+    assert host.weigh(0, check=True).changed
+    assert host.config.read_text() == weighed(1)
+    back = host.weigh(0, reason="")
+    assert (back.changed, back.weight, back.planned, back.after) == (True, 3, 3, "weight 3\n")
+    assert host.config.read_text() == rendered(TEXT)
+    assert list(host.weights.iterdir()) == []
+    assert not host.weigh(0, check=True).changed
+    assert not host.weigh(0).changed
+
+
+def test_the_planned_weight_outlives_several_others(host: Host) -> None:
+    host.weigh(1)
+    done = host.weigh(9, owner="alice", reason="as a trial", now="later")
+    assert (done.changed, done.weight, done.planned) == (True, 9, 3)
+    assert (host.override()["owner"], host.override()["since"], host.override()["planned"]) == ("alice", "later", 3)
+    # The same weight for another reason is written down, and changes nothing in nginx.
+    host.ran.clear()
+    assert host.weigh(9, owner="alice", reason="for good").changed
+    assert host.ran == []
+    assert host.weigh(0).weight == 3
+
+
+def test_a_weight_and_a_hold_know_nothing_of_each_other(host: Host) -> None:
+    host.drain()
+    assert host.weigh(7).state == "held"
+    assert host.config.read_text() == held("gpu1", TEXT.replace("21:8000 weight=3", "21:8000 weight=7"))
+    assert host.admit().weight == 7
+    assert host.config.read_text() == weighed(7)
+
+
+def test_weights_of_a_run_that_was_killed(host: Host) -> None:
+    """After it wrote the weight down and before nginx had it; and before it forgot the weight."""
+    host.weigh(1)
+    host.config.write_text(rendered(TEXT))
+    assert host.weigh(1).changed
+    assert host.config.read_text() == weighed(1)
+    assert host.override()["planned"] == 3
+    host.config.write_text(rendered(TEXT))
+    host.runs = peers.read_config(host.config).id
+    assert host.weigh(0).changed
+    assert (host.config.read_text(), host.override()) == (rendered(TEXT), {})
+
+
+def test_a_weight_that_nginx_refuses(host: Host) -> None:
+    host.refuses = True
+    with pytest.raises(GatewayPeerError, match="with gpu1 weighed, so the old one stays: nginx:"):
+        host.weigh(1)
+    assert host.config.read_text() == rendered(TEXT)
+    host.refuses = False
+    assert host.weigh(0).changed
+    assert host.override() == {}
+
+
+def test_a_weight_for_nobody_is_not_kept(host: Host) -> None:
+    done = host.weigh(5, name="gpu9")
+    assert (done.changed, done.known, done.weight, host.weights.exists()) == (False, False, 0, False)
+    host.weigh(1)
+    host.config.unlink()
+    assert host.weigh(0).changed
+    assert host.override() == {}
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason", "words"),
+    [
+        (-1, "x", "weight: expected a whole number from 1 to 256, or 0 for the planned weight, found -1"),
+        (257, "x", "found 257"),
+        (1, " ", "reason: expected words"),
+    ],
+)
+def test_refused_weights(host: Host, weight: int, reason: str, words: str) -> None:
+    with pytest.raises(GatewayPeerError, match=words):
+        host.weigh(weight, reason=reason)
+    assert not host.weights.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight": "x"}'])
+def test_a_weight_that_nobody_can_read_is_left_alone(host: Host, text: str) -> None:
+    host.weigh(1)
+    (host.weights / "gpu1.json").write_text(text)
+    with pytest.raises(GatewayPeerError, match=r"delete the file and run gateway\.yml"):
+        host.weigh(0)
+    assert host.config.read_text() == weighed(1)

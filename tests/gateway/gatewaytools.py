@@ -144,6 +144,9 @@ class Gateway:
     port: int = 0
     metrics_port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    # Certificate and key for engines in one file, and their authority in another; without them, plain HTTP.
+    client_pem: Path | None = None
+    client_ca: Path | None = None
 
     # -- files
 
@@ -233,7 +236,9 @@ class Gateway:
             "__gateway_peers_file": str(self.folder / "peers.json"),
             "__gateway_lua_id": "test",
             "__gateway_engine_key_file": str(self.folder / "engine.conf"),
-            "gateway_peer_tls": False,
+            "gateway_peer_tls": self.client_pem is not None,
+            "__gateway_peer_tls_file": str(self.client_pem),
+            "__gateway_peer_tls_ca_file": str(self.client_ca),
             "gateway_lua_memory": {
                 "rate": "32m",
                 "slots": "4m",
@@ -275,7 +280,7 @@ http {{
     server {{
         listen 127.0.0.1:{self.port} reuseport backlog=4096;
         location /v1/ {{
-            proxy_pass http://engines;
+            proxy_pass {"https" if self.client_pem else "http"}://engines;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Accept-Encoding "";

@@ -128,7 +128,8 @@ def main() -> None:
     # As the unit: a log file that the check creates is as private as one that nginx creates.
     os.umask(0o027)
     config, nginx = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "/usr/sbin/nginx"
-    tested = subprocess.run([nginx, "-t", "-q", "-c", str(config)], stdin=subprocess.DEVNULL, capture_output=True)
+    words = [nginx, "-t", "-q", "-c", str(config)]
+    tested = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if tested.returncode != 0:
         sys.exit(tested.stderr.decode("utf-8", "replace").strip() or f"nginx -t: exit {tested.returncode}")
     try:

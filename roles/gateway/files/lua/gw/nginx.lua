@@ -28,6 +28,7 @@ local trace = require("gw.trace")
 
 local balancer = require("ngx.balancer")
 local cjson = require("cjson.safe")
+local ssl = require("ngx.ssl")
 local ffi = require("ffi")
 
 local ceil, max = math.ceil, math.max
@@ -57,8 +58,10 @@ local STATUS = setmetatable({}, {
     end,
 })
 
--- {policy, peers: paths of the files; connect_s, send_s: seconds}: see init.
+-- {policy, peers: paths of the files; connect_s, send_s: seconds; client_pem: certificate and key for engines, if any}: see init.
 local options
+-- The client certificate for engines, parsed.
+local client
 -- The configuration in use, what was last seen of its files, and why the files are not in use (nil: they are).
 local runtime, seen, refused
 local started_at, loaded_at
@@ -132,10 +135,29 @@ local function use(config, texts)
     kept:set("peers", texts[options.peers])
 end
 
+-- The certificate that is shown to engines, and its key.
+local function client_of(path)
+    local pem = assert(read_file(path))
+    return { cert = assert(ssl.parse_pem_cert(pem)), key = assert(ssl.parse_pem_priv_key(pem)) }
+end
+
+-- Health checks speak TLS as requests do: the certificate must be for the peer's name.
+local function handshake(socket, peer)
+    local ok, err = socket:setclientcert(client.cert, client.key)
+    if not ok then
+        return nil, err
+    end
+    return socket:sslhandshake(nil, peer.sni, true)
+end
+
 -- init_by_lua: read the configuration. With a bad one nginx does not start; at a reload the last good one, which the shared
 -- dict keeps, goes on.
 function M.init(given)
     options = given
+    if options.client_pem then
+        -- Here and not later: nginx is still root, and workers may not read the key.
+        client = client_of(options.client_pem)
+    end
     started_at = ngx.time()
     seen = fingerprints()
     local config, found = load_files()
@@ -194,7 +216,7 @@ local function build(config, old)
         w.metrics = metrics.new({ dict = shared.gw_metrics, pid = ngx.worker.pid() })
         w.count = register(w.metrics)
         w.slots = slots.new({ dict = shared.gw_slots, ledger = shared.gw_ledger, pid = ngx.worker.pid() })
-        w.health = health.new({ dict = shared.gw_breaker, ask = health.http() })
+        w.health = health.new({ dict = shared.gw_breaker, ask = health.http(client and handshake) })
         w.rand64 = trace.source(math.random)
     end
     w.auth = auth.new({ keys = config.keys, sha256 = sha256.hex })

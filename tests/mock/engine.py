@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import socket
 import sys
@@ -87,9 +88,12 @@ class Counters:
                 self._request_ids[request_id] = self._request_ids.get(request_id, 0) + 1
 
     def keep(self, headers: dict[str, str]) -> None:
-        """Headers of the request that came last; no key among them."""
+        """Headers of the request that came last; of a key, its hash."""
+        kept = {name.lower(): value for name, value in headers.items()}
+        if "authorization" in kept:
+            kept["authorization"] = hashlib.sha256(kept["authorization"].encode()).hexdigest()
         with self._lock:
-            self._headers = {name.lower(): value for name, value in headers.items() if name.lower() != "authorization"}
+            self._headers = kept
 
     def snapshot(self) -> dict[str, Any]:
         with self._lock:

@@ -31,6 +31,8 @@ PACKAGES = (
     ("libluajit2-5.1-2", "libluajit-5.1-2"),
     ("luajit2", "luajit"),
     ("libluajit-5.1-common",),
+    # nginx is linked with one of them.
+    ("libpcre3", "libpcre2-8-0"),
     ("lua-busted",),
     ("lua-check",),
     ("lua-argparse",),

@@ -28,7 +28,11 @@ TELLING = re.compile(
 )
 # What Ansible prints while it waits, as it should.
 QUIET = re.compile(r"FAILED - RETRYING")
+# A recap of Ansible with a failed or an unreachable host, and what stands beside the error and says nothing more.
+RECAP_FAILED = re.compile(r"ok=\d+ .*(failed|unreachable)=[1-9]")
+EXPECTED = re.compile(r"^[ │|]*(ok|skipping|included): |^[ │|]*(delta|start|end): ")
 TAIL_LINES = 25
+DECISIVE = 24
 AFTER = 3
 TAIL_WIDTH = 220
 LABEL_WIDTH = 70
@@ -202,6 +206,22 @@ def telling_lines(path: Path) -> list[str]:
     return [*(lines[number] for number in early), "...", *(lines[number] for number in end)]
 
 
+def decisive_lines(path: Path) -> list[str]:
+    """Of a log with a failed play, the task that ended it; of another log, the first of its telling lines.
+
+    Scenarios that test bad input are full of errors that were expected: the one that counts is the last before the recap.
+    """
+    lines = [ANSI.sub("", line).rstrip()[:TAIL_WIDTH] for line in path.read_text("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line.strip(" │|*")]
+    recap = next((number for number, line in enumerate(lines) if RECAP_FAILED.search(line)), None)
+    if recap is None:
+        return telling_lines(path)[:DECISIVE]
+    begin = next((number for number in range(recap, -1, -1) if "TASK [" in lines[number]), 0)
+    end = next((number for number in range(begin, recap) if "PLAY RECAP" in lines[number]), recap)
+    wanted = [line for line in lines[begin:end] if not EXPECTED.search(line)]
+    return wanted[:DECISIVE]
+
+
 def clock(seconds: float) -> str:
     """Minutes and seconds."""
     return f"{int(seconds) // 60:d}:{int(seconds) % 60:02d}"
@@ -367,6 +387,9 @@ class Runner:
         failed = [step for step in self.steps if step.result == "failed"]
         for step in failed:
             print(f"failed: {step.name}: {step.log}")
+            # Once more at the very end, which is what is left of a long output.
+            for line in decisive_lines(step.log) if step.log and step.log.exists() else []:
+                print(f"  | {line}")
         left_out = count["skipped"] + count["blocked"] + count["stopped"]
         print(f"{count['ok']} passed, {count['failed']} failed" + (f", {left_out} skipped" if left_out else ""))
         sys.stdout.flush()

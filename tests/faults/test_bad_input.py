@@ -53,7 +53,12 @@ def refused(fleet: Fleet, sentence: str, *args: str, touched: bool = False) -> s
         ({"gateway_port": 70000}, r"gateway_port.*65535.*70000"),
         ({"prometheus_port": 0}, r"prometheus_port.*65535.*0"),
         ({"deepseek_service_engine": "sglang"}, r"engine sglang is not part of this release; available: llama_cpp"),
-        ({"gateway_balancer": "lua"}, r"gateway_balancer.*lua"),
+        ({"gateway_flavor": "openresty"}, r"gateway_flavor.*openresty"),
+        (
+            {"gateway_tenants": [{"id": "acme", "tier": "gold", "keys": ["0123456789"]}]},
+            r"acme: tier: expected one of trial, unlimited, found 'gold'",
+        ),
+        ({"gateway_tiers": {"trial": {"rps": 3}}}, r"gateway_tiers: trial: rps: no such limit"),
         ({"fleet_api_key": "short"}, r"fleet_api_key|deepseek_service_api_key"),
         ({"fleet_peer_state": "drain"}, r"up"),
     ],

@@ -56,7 +56,7 @@ options:
     default: 0.15
   settle:
     description:
-      - Seconds after which the shares are measured once more when the first measurement does not fit.
+      - Seconds for which the shares are measured again and again when the first measurement does not fit.
       - A gateway leaves a peer alone for a while after failures; a peer that has just come back needs that long to get its share.
     type: int
     default: 0
@@ -162,6 +162,10 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils._completion_prob
 )
 
 
+# Seconds between two measurements.
+_PAUSE = 3.0
+
+
 def main() -> None:
     """Ask, measure, judge."""
     module = AnsibleModule(
@@ -190,8 +194,10 @@ def main() -> None:
         result = probe(endpoint, p["model"], p["prompt"], p["max_tokens"], p["requests"], p["peer_header"])
         if weights and p["requests"]:
             shares = share_problems(result.peers, weights, p["share_tolerance"])
-            if shares and p["settle"]:
-                time.sleep(p["settle"])
+            end = time.monotonic() + p["settle"]
+            while shares and time.monotonic() < end:
+                # The requests of a measurement are what a breaker tries a peer with that has come back.
+                time.sleep(min(_PAUSE, max(0.0, end - time.monotonic())))
                 measure_peers(endpoint, result, p["requests"], p["peer_header"])
                 shares = share_problems(result.peers, weights, p["share_tolerance"])
     except (ProbeError, OSError, HTTPException) as exc:

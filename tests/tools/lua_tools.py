@@ -62,7 +62,8 @@ def variables(prefix: Path = PREFIX) -> dict[str, str]:
     """What programs of the tree need to find each other."""
     share, lib = prefix / "usr" / "share" / "lua" / "5.1", library(prefix)
     return {
-        "LD_LIBRARY_PATH": str(lib),
+        # Some packages of Debian 12 still have their libraries in /lib.
+        "LD_LIBRARY_PATH": f"{lib}:{prefix / 'lib' / lib.name}",
         "LUA_PATH": f"{share}/?.lua;{share}/?/init.lua;;",
         "LUA_CPATH": f"{lib}/lua/5.1/?.so;;",
     }

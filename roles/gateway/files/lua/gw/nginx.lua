@@ -318,7 +318,8 @@ local function checks(premature)
     w.health:tick(w.config.peer_list, w.config.policy.health, ngx.thread.spawn, function(peer, well, reason)
         w.count.checks:inc(1, peer.name, well and "well" or "sick")
         ngx.log(ngx.WARN, "the engine ", peer.name, " is ", well and "well" or ("sick: " .. (reason or "?")))
-        if well then
+        -- It has been away. What its breaker remembers is of the time before.
+        if well and not w.breaker:reset(peer.name, now_s()) then
             w.breaker:warm_up(peer.name, now_s())
         end
     end)

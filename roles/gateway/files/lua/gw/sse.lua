@@ -18,7 +18,7 @@ M.__index = M
 local byte, find, gsub, match, sub = string.byte, string.find, string.gsub, string.match, string.sub
 local concat = table.concat
 local cast, copy, fill = ffi.cast, ffi.copy, ffi.string
-local space, skip, member = scan.space, scan.skip, scan.member
+local space, skip, member, span = scan.space, scan.skip, scan.member, scan.span
 
 local LF, CR, QUOTE, COLON, COMMA, CLOSE_OBJECT = 10, 13, 34, 58, 44, 125
 
@@ -110,9 +110,11 @@ end
 
 -- A whole number >= 0 that is the value from..to, or nil.
 local function whole(text, from, to)
-    local digits = match(sub(text, from, to), "^%d+$")
-    local value = digits and #digits <= 15 and tonumber(digits)
-    return value or nil
+    local size = to - from + 1
+    if size > 15 or span(text, from, "0123456789") ~= size then
+        return nil
+    end
+    return (tonumber(sub(text, from, to)))
 end
 
 -- Read the usage object that begins at pos into a table (a new one when into is nil). Returns the table, or nil.
@@ -472,42 +474,65 @@ function M:inside()
     return self.passing or (not self.strip and self.count > 0)
 end
 
+-- The usage object that begins at a place, if only other members, one closing brace and white space come behind it; or nil.
+local function usage_at_end(text, from)
+    local to = skip(text, from)
+    if not to then
+        return nil
+    end
+    local pos, what = space(text, to + 1)
+    while what == COMMA do
+        pos = space(text, pos + 1)
+        local close, _
+        close, _, _, pos, what = member(text, pos)
+        if not close then
+            return nil
+        end
+    end
+    if what ~= CLOSE_OBJECT then
+        return nil
+    end
+    local _, more = space(text, pos + 1)
+    if more then
+        return nil
+    end
+    return read_usage(text, from)
+end
+
 -- The usage of an answer that is not a stream. text: the whole body or the end of it (the last 64 KB are plenty).
 -- It is found from the end: the object that a name "usage" stands before and behind which only other members, one closing
 -- brace and white space come. So it does not matter where the text begins, and neither a usage further inside nor text
 -- about usage is taken for it. The answer must be complete: a cut right behind an inner usage looks like an end.
 -- Returns a usage table as in new(), or nil.
 function M.usage_of(text)
-    local places, count = {}, 0
     local at, c = value_of(text, 'usage"', 1)
+    if not at then
+        return nil
+    end
+    local next_at, next_c = value_of(text, 'usage"', at)
+    if not next_at then
+        -- As it is nearly always.
+        if c == 123 then
+            return usage_at_end(text, at)
+        end
+        return nil
+    end
+    local places, count = {}, 0
     while at do
         if c == 123 then
             count = count + 1
             places[count] = at
         end
-        at, c = value_of(text, 'usage"', at)
+        at, c = next_at, next_c
+        if at then
+            next_at, next_c = value_of(text, 'usage"', at)
+        end
     end
     -- Few names are tried, so that an answer full of them costs no more than others.
     for index = count, math.max(1, count - 7), -1 do
-        local from = places[index]
-        local to = skip(text, from)
-        local pos, what
-        if to then
-            local close, _
-            pos, what = space(text, to + 1)
-            while what == COMMA do
-                pos = space(text, pos + 1)
-                close, _, _, pos, what = member(text, pos)
-                if not close then
-                    break
-                end
-            end
-            if what == CLOSE_OBJECT then
-                _, what = space(text, pos + 1)
-                if not what then
-                    return read_usage(text, places[index])
-                end
-            end
+        local usage = usage_at_end(text, places[index])
+        if usage then
+            return usage
         end
     end
     return nil

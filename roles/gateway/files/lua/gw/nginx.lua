@@ -32,9 +32,47 @@ local ffi = require("ffi")
 
 local ceil, max = math.ceil, math.max
 local find, sub = string.find, string.sub
-local now_s = ngx.now
 
 local M = {}
+
+-- What nginx offers, each behind a small function. LuaJIT compiles functions that are called often, the innermost first. It
+-- cannot begin with one that ends in the call of a built-in function ("return tonumber(...)") or that was called as a
+-- metamethod, as those behind ngx.now, ngx.var, ngx.header and ngx.ctx. Having failed at one some times it compiles neither
+-- that nor any function that calls it. These can be compiled, and have the others inside. For the same reason the modules
+-- here put parentheses around a built-in function's result that they return.
+local ngx_now, var, header, arg = ngx.now, ngx.var, ngx.header, ngx.arg
+
+local function now_s()
+    return (ngx_now())
+end
+
+local function variable(name)
+    local value = var[name]
+    return value
+end
+
+local function set_variable(name, value)
+    var[name] = value
+end
+
+local function set_header(name, value)
+    header[name] = value
+end
+
+local function context()
+    local ctx = ngx.ctx
+    return ctx
+end
+
+local function status_code()
+    local code = ngx.status
+    return code
+end
+
+local function filter_argument(index)
+    local value = arg[index]
+    return value
+end
 
 -- Bytes of an answer without a stream that are kept to find its usage in: that of the OpenAI API comes last.
 local TAIL = 65536
@@ -317,14 +355,14 @@ end
 
 -- ------------------------------------------------------------------------------------------------------------- access
 
-local function show_limits(ctx, header)
+local function show_limits(ctx)
     local limits = ctx.limits
     if limits then
         for i = 1, #LIMIT_HEADERS do
             local name = LIMIT_HEADERS[i]
             local value = limits[name]
             if value then
-                header[name] = value
+                set_header(name, value)
             end
         end
     end
@@ -333,13 +371,12 @@ end
 local function answer(ctx, code, body, retry_after)
     ctx.answered = true
     ngx.status = code
-    local header = ngx.header
-    header["Content-Type"] = "application/json"
-    header["Content-Length"] = #body
+    set_header("Content-Type", "application/json")
+    set_header("Content-Length", #body)
     if retry_after then
-        header["Retry-After"] = retry_after
+        set_header("Retry-After", retry_after)
     end
-    show_limits(ctx, header)
+    show_limits(ctx)
     ngx.print(body)
     return ngx.exit(ngx.HTTP_OK)
 end
@@ -478,8 +515,8 @@ local function admit(ctx, w, tenant, body)
         return reject(ctx, rejection)
     end
     ctx.ticket = ticket
-    ngx.var.gw_ticket = limiter.encode(ticket)
-    ctx.limits = w.limiter:headers(tenant, now, {})
+    set_variable("gw_ticket", limiter.encode(ticket))
+    ctx.limits = w.limiter:headers(tenant, now, {}, ticket)
     w.retry:request(now)
 
     local affinity = config.policy.affinity
@@ -501,43 +538,43 @@ local function admit(ctx, w, tenant, body)
         return fail(ctx, "unavailable", nil, nil, 5)
     end
 
-    local wish = {}
-    if info.model ~= pool.name then
-        wish.model = pool.name
-    end
-    if paid and not asked then
-        wish.max_tokens = each
-    end
-    if info.stream and not info.include_usage then
-        wish.include_usage = true
-        ctx.strip = true
-    end
-    local edited = scan.edit(body, info, wish)
-    if edited ~= body then
-        ngx.req.set_body_data(edited)
+    ctx.strip = info.stream and not info.include_usage
+    if info.model ~= pool.name or (paid and not asked) or ctx.strip then
+        local edited = scan.edit(body, info, {
+            model = pool.name,
+            max_tokens = paid and not asked and each or nil,
+            include_usage = ctx.strip,
+        })
+        if edited ~= body then
+            ngx.req.set_body_data(edited)
+        end
     end
     -- Small requests say nothing of an engine's time to its first token that large ones do not say, too.
     w.count.own:observe(now_s() - ctx.begin, tenant.tier)
 end
 
 local function access(ctx)
-    local var, w = ngx.var, worker
+    local w = worker
     ctx.w, ctx.begin = w, ngx.req.start_time()
-    local path, method = var.uri, ngx.req.get_method()
+    local path, method = variable("uri"), ngx.req.get_method()
     ctx.path = path
-    local parent, state
-    parent, state, ctx.trace = trace.continue(var.http_traceparent, var.http_tracestate, w.rand64, false)
-    var.gw_traceparent, var.gw_tracestate = parent, state or ""
+    local parent = variable("http_traceparent")
+    local state = parent and variable("http_tracestate")
+    parent, state, ctx.trace = trace.continue(parent, state, w.rand64, false)
+    set_variable("gw_traceparent", parent)
+    if state then
+        set_variable("gw_tracestate", state)
+    end
 
-    local address = var.remote_addr
+    local address = variable("remote_addr")
     local blocked, seconds = w.strikes:blocked(address, now_s())
     if blocked then
         return fail(ctx, "too_many_failures", nil, nil, max(1, ceil(seconds)))
     end
-    local tenant, why = w.auth:check(var.http_authorization or var.http_x_api_key)
+    local tenant, why = w.auth:check(variable("http_authorization") or variable("http_x_api_key"))
     if not tenant then
         w.strikes:strike(address, now_s())
-        ngx.header["WWW-Authenticate"] = "Bearer"
+        set_header("WWW-Authenticate", "Bearer")
         return fail(ctx, why .. "_key")
     end
     ctx.tenant = tenant
@@ -553,12 +590,12 @@ local function access(ctx)
         return fail(ctx, "method_not_allowed")
     end
     local limits = tenant.limits
-    local length = tonumber(var.http_content_length)
+    local length = tonumber(variable("http_content_length"))
     if length and length > limits.max_body then
         return fail(ctx, "too_large", string.format(
             "The request body has %d bytes, and %d are allowed for this API key.", length, limits.max_body))
     end
-    if var.http_content_encoding then
+    if variable("http_content_encoding") then
         return fail(ctx, "unsupported_media_type")
     end
     local body = body_of()
@@ -573,14 +610,14 @@ end
 
 -- access_by_lua: everything before an engine.
 function M.access()
-    return access(ngx.ctx)
+    return access(context())
 end
 
 -- ----------------------------------------------------------------------------------------------------------- balancer
 
 -- Did the engine say that it has too much to do? That is no failure of it. A 503 without a word is one.
 local function refused_work(code)
-    if code == 429 or (code == 503 and ngx.var.upstream_http_x_engine_rejected) then
+    if code == 429 or (code == 503 and variable("upstream_http_x_engine_rejected")) then
         return "rejected"
     end
     return nil
@@ -591,7 +628,7 @@ local function failed_try(ctx, w)
     local peer = ctx.peer
     ctx.peer = nil
     w.picker:discharge(peer, ctx.ask.tokens)
-    local code = retry.last(ngx.var.upstream_status)
+    local code = retry.last(variable("upstream_status"))
     local ok, kind
     if code == 503 or code == 429 then
         ok, kind = breaker.verdict(code, refused_work(code))
@@ -605,15 +642,15 @@ end
 
 -- balancer_by_lua: name the engine of a try.
 function M.balancer()
-    local ctx = ngx.ctx
+    local ctx = context()
     local w = ctx.w
     ctx.tries = (ctx.tries or 0) + 1
     if ctx.tries > 1 then
         local rules = w.config.policy.retry
         local peer, code = failed_try(ctx, w)
         local ok, why = retry.may_retry({
-            upstream_status = ngx.var.upstream_status,
-            bytes_sent_text = ngx.var.upstream_bytes_sent,
+            upstream_status = variable("upstream_status"),
+            bytes_sent_text = variable("upstream_bytes_sent"),
             header_or_body_forwarded = false,
             elapsed_ms = (now_s() - ctx.sent) * 1000,
             max_first_try_ms = rules.max_first_try_ms,
@@ -641,7 +678,9 @@ function M.balancer()
         end
     end
     local peer, stream = ctx.peer, w.config.policy.stream
-    ngx.var.gw_sni = peer.sni
+    if peer.sni ~= "" then
+        set_variable("gw_sni", peer.sni)
+    end
     balancer.set_timeouts(options.connect_s, options.send_s, max(stream.first_byte_s, stream.gap_s))
     local ok, err = balancer.set_current_peer(peer.dial, peer.port)
     if not ok then
@@ -657,15 +696,15 @@ local OWN_ERROR = { [502] = "bad_gateway", [503] = "overloaded", [504] = "timeou
 
 -- header_filter_by_lua.
 function M.header_filter()
-    local ctx = ngx.ctx
+    local ctx = context()
     if ctx.answered then
         return
     end
-    local header, now_code = ngx.header, ngx.status
+    local now_code = status_code()
     local own = ctx.instead
     if not own and now_code >= 400 then
         -- Did an engine answer, or is it nginx itself?
-        local times = ngx.var.upstream_header_time
+        local times = variable("upstream_header_time")
         own = times == nil or find(times, "%d[^,:]*$") == nil
     end
     if own then
@@ -673,13 +712,13 @@ function M.header_filter()
         local code = ctx.instead or now_code
         local _, body = errors.answer(errors.known[ctx.reason] and ctx.reason or OWN_ERROR[code] or "bad_request")
         ngx.status = code
-        header["Content-Type"] = "application/json"
-        header["Content-Length"] = #body
-        header["Retry-After"] = code == 503 and 2 or nil
+        set_header("Content-Type", "application/json")
+        set_header("Content-Length", #body)
+        set_header("Retry-After", code == 503 and 2 or nil)
         ctx.own = body
         ctx.reason = ctx.reason or OWN_ERROR[code]
     end
-    show_limits(ctx, header)
+    show_limits(ctx)
     if ctx.own or not ctx.ticket then
         return
     end
@@ -689,7 +728,7 @@ function M.header_filter()
         if type(kind) == "string" and find(kind, "text/event-stream", 1, true) then
             ctx.sse = sse.new({ strip_usage = ctx.strip })
             if ctx.strip then
-                header["Content-Length"] = nil
+                set_header("Content-Length", nil)
             end
         end
     end
@@ -709,8 +748,8 @@ end
 
 -- body_filter_by_lua.
 function M.body_filter()
-    local ctx, arg = ngx.ctx, ngx.arg
-    local chunk, last = arg[1], arg[2]
+    local ctx = context()
+    local chunk, last = filter_argument(1), filter_argument(2)
     if ctx.own then
         arg[1] = ctx.own_sent and "" or ctx.own
         ctx.own_sent = true
@@ -767,7 +806,7 @@ end
 -- What the engine's part of it says about the engine.
 local function verdict(ctx, code)
     if not code then
-        local found = retry.last(ngx.var.upstream_status)
+        local found = retry.last(variable("upstream_status"))
         if ngx.status == 499 then
             return "client"
         end
@@ -779,7 +818,7 @@ local function verdict(ctx, code)
         end
         -- Who ended it? nginx says 499 only before the header; afterwards the connection tells.
         if not ctx.complete then
-            return ngx.var.request_completion == "OK" and "stall" or "client"
+            return variable("request_completion") == "OK" and "stall" or "client"
         end
         return "stall"
     end
@@ -820,7 +859,7 @@ local function settle(ctx, w, now)
     local tries = ctx.tries or 0
     -- 503 in the place of an answer: every engine that was tried refused the work, or there was none.
     local never = tries == 0 or (not ctx.code and ctx.instead == 503)
-    if never or (not ctx.code and retry.last(ngx.var.upstream_bytes_sent) == 0) then
+    if never or (not ctx.code and retry.last(variable("upstream_bytes_sent")) == 0) then
         w.limiter:abandon(ticket, now)
         ctx.charged = 0
     else
@@ -862,16 +901,41 @@ local function finish(ctx)
     end
     local tenant = ctx.tenant
     local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
-    w.count.requests:inc(1, id, tier, STATUS[ngx.status])
+    w.count.requests:inc(1, id, tier, STATUS[status_code()])
     if ctx.answered and ctx.reason ~= "models" then
         w.count.rejected:inc(1, id, ctx.reason or "")
     end
     w.count.seconds:observe(max(0, now - ctx.begin), tier)
 end
 
+-- Variables for the access log. They are empty already.
+local function describe(ctx)
+    if ctx.tenant then
+        set_variable("gw_tenant", ctx.tenant.id)
+    end
+    if ctx.model then
+        set_variable("gw_model", ctx.model)
+    end
+    if ctx.peer then
+        set_variable("gw_peer", ctx.peer.name)
+    end
+    if ctx.reason then
+        set_variable("gw_reason", ctx.reason)
+    end
+    if ctx.trace then
+        set_variable("gw_trace", ctx.trace)
+    end
+    if ctx.ttft then
+        set_variable("gw_ttft", string.format("%.3f", ctx.ttft))
+    end
+    if ctx.charged then
+        set_variable("gw_tokens", ctx.charged)
+    end
+end
+
 -- log_by_lua: give back what the request holds, however it ended.
 function M.log()
-    local ctx = ngx.ctx
+    local ctx = context()
     if ctx.w then
         local ok, err = pcall(finish, ctx)
         if not ok then
@@ -881,18 +945,11 @@ function M.log()
         if ngx.worker.exiting() then
             ctx.w.metrics:flush(now_s())
         end
-        local var = ngx.var
-        var.gw_tenant = ctx.tenant and ctx.tenant.id or ""
-        var.gw_model = ctx.model or ""
-        var.gw_peer = ctx.peer and ctx.peer.name or ""
-        var.gw_reason = ctx.reason or ""
-        var.gw_trace = ctx.trace or ""
-        var.gw_ttft = ctx.ttft and string.format("%.3f", ctx.ttft) or ""
-        var.gw_tokens = ctx.charged or ""
+        describe(ctx)
         return
     end
     -- The context is gone: an internal redirect.
-    local ticket = limiter.decode(ngx.var.gw_ticket)
+    local ticket = limiter.decode(variable("gw_ticket"))
     if ticket and worker then
         worker.limiter:settle(ticket, nil, now_s())
         worker.limiter:release(ticket)

@@ -12,7 +12,7 @@
 -- percentile of the time to the first token was above the target, and raised by 0.01 otherwise. Load and thresholds are no
 -- hard limits (max_inflight of each engine is one): workers that look at the same moment may let in one request each.
 --
--- Keys. slots: w:PRIORITY and w:PRIORITY:POOL waiters. dict: sf:POOL the factor; sh:POOL:B counts of times in bucket B;
+-- Keys. slots: w:PRIORITY, w:PRIORITY:POOL and w:*:POOL waiters. dict: sf:POOL the factor; sh:POOL:B counts of times in bucket B;
 -- sl:POOL latch of the second; sw:POOL seconds that few times have been collected for.
 
 local M = {}
@@ -64,11 +64,11 @@ function M.new(options)
     }, M)
 end
 
--- Names of the keys of waiters of one priority in a pool.
+-- Names of the keys of waiters in a pool, by priority and of all ("*").
 local function waiter_key(self, priority, pool)
     local keys = self.keys[pool]
     if not keys then
-        keys = {}
+        keys = { ["*"] = "w:*:" .. pool }
         for i = 1, #ORDER do
             keys[ORDER[i]] = "w:" .. ORDER[i] .. ":" .. pool
         end
@@ -129,24 +129,24 @@ function M:load(pool, loads, now, usable)
     return sum.load / self:factor(pool.name)
 end
 
+-- Would it go before one that has more right to?
+local function overtakes(self, priority, pool, waiting)
+    -- Of its own priority, who waits was here before who does not.
+    for i = 1, waiting and RANK[priority] - 1 or RANK[priority] do
+        if self.slots:value(waiter_key(self, ORDER[i], pool)) > 0 then
+            return true
+        end
+    end
+    return false
+end
+
 -- What to do with a request.
 --   priority: "batch", "standard" or "premium"; load: see load; pool: name of the pool
 --   waiting: whether the request is counted as a waiter already
 -- Returns "go"; "wait" (enter, sleep next_delay and ask again, if the request may wait: else it is shed); or "shed".
 function M:decide(priority, load, pool, waiting)
-    local slots = self.slots
-    local go = load < self.conf.thresholds[priority]
-    if go then
-        -- Of its own priority, who waits was here before who does not.
-        local upto = waiting and RANK[priority] - 1 or RANK[priority]
-        for i = 1, upto do
-            if slots:value(waiter_key(self, ORDER[i], pool)) > 0 then
-                go = false
-                break
-            end
-        end
-    end
-    if go then
+    if load < self.conf.thresholds[priority]
+        and (self.slots:value(waiter_key(self, "*", pool)) == 0 or not overtakes(self, priority, pool, waiting)) then
         return "go"
     end
     -- No engine at all is not a matter of waiting for room.
@@ -163,6 +163,8 @@ function M:enter(priority, pool)
     if limit == 0 or not self.slots:acquire("w:" .. priority, limit) then
         return false
     end
+    -- That of all first, and last when it leaves: it is what others look at.
+    self.slots:add(waiter_key(self, "*", pool), 1)
     self.slots:add(waiter_key(self, priority, pool), 1)
     return true
 end
@@ -171,6 +173,7 @@ end
 function M:leave(priority, pool)
     self.slots:release("w:" .. priority)
     self.slots:add(waiter_key(self, priority, pool), -1)
+    self.slots:add(waiter_key(self, "*", pool), -1)
 end
 
 -- How many of a priority wait, in a pool or (pool nil) in all.

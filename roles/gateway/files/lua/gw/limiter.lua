@@ -23,8 +23,8 @@ local M = {}
 M.__index = M
 
 local ceil, floor, max = math.ceil, math.floor, math.max
-local format, match = string.format, string.match
-local tonumber = tonumber
+local format = string.format
+local tonumber, tostring = tonumber, tostring
 
 -- The windows in the order of admission, the field of the limits of each, and how a refusal by it is called.
 local BURST, REQUESTS, TOKENS, DAY = 1, 2, 3, 4
@@ -35,9 +35,9 @@ local UNIT = { "requests", "requests", "tokens", "tokens" }
 -- Tenants that were refused lately, remembered per worker. Forgotten as a whole when there are so many.
 local REFUSED_MAX = 4096
 
--- What is still to be done for the tickets of this process, by their number: SLOT to give back the slot, QUOTA to
--- settle. Of the process and not of a limiter, for a new configuration makes a new limiter while requests run. A
--- request stays in its process. That a ticket is done once holds for all copies of it, decoded ones as well.
+-- The tickets of this process by their number, as long as something is to be done for them: SLOT to give back the slot,
+-- QUOTA to settle. Of the process and not of a limiter, for a new configuration makes a new limiter while requests run.
+-- A request stays in its process.
 local SLOT, QUOTA = 1, 2
 local open, serial = {}, 0
 
@@ -234,7 +234,7 @@ function M:admit(tenant, tokens, now)
             retry_after = 1 + floor(self.rand() * 3),
         }
     end
-    local ticket = { false, false, false, false, id = id, tokens = tokens, serial = 0 }
+    local ticket = { false, false, false, false, id = id, tokens = tokens, serial = 0, todo = SLOT + QUOTA }
     -- One after the other and not in a loop: LuaJIT compiles short loops badly.
     refusal = spend(self, ticket, BURST, 1, limits.burst_rps, now)
         or spend(self, ticket, REQUESTS, 1, limits.rpm, now)
@@ -245,18 +245,21 @@ function M:admit(tenant, tokens, now)
     end
     serial = serial + 1
     ticket.serial = serial
-    open[serial] = SLOT + QUOTA
+    open[serial] = ticket
     return ticket
 end
 
 -- Mark a part of a ticket as done. Returns false if it was done before.
 local function close(ticket, part)
-    local parts = open[ticket.serial]
-    if not parts or (part == SLOT and parts % 2 == 0) or (part == QUOTA and parts < QUOTA) then
+    local todo = ticket.todo
+    if (part == SLOT and todo % 2 == 0) or (part == QUOTA and todo < QUOTA) then
         return false
     end
-    parts = parts - part
-    open[ticket.serial] = parts > 0 and parts or nil
+    todo = todo - part
+    ticket.todo = todo
+    if todo == 0 then
+        open[ticket.serial] = nil
+    end
     return true
 end
 
@@ -306,28 +309,16 @@ end
 
 -- A ticket as a short string, for an nginx variable: ngx.ctx is lost at an internal redirect.
 function M.encode(ticket)
-    return ticket.serial .. ":" .. ticket.tokens
-        .. ":" .. (ticket[BURST] or "-") .. ":" .. (ticket[REQUESTS] or "-")
-        .. ":" .. (ticket[TOKENS] or "-") .. ":" .. (ticket[DAY] or "-")
-        .. ":" .. ticket.id
+    return (tostring(ticket.serial))
 end
 
--- The ticket of a string; or nil, sentence. Valid in the process that encoded it.
+-- The ticket of a string, in the process that encoded it and as long as something is to be done for it; or nil, sentence.
 function M.decode(text)
-    local number, tokens, burst, requests, minute, day, id =
-        match(text or "", "^(%d+):(%d+):([%d-]+):([%d-]+):([%d-]+):([%d-]+):(.+)$")
-    if not id then
+    local ticket = open[tonumber(text or "")]
+    if not ticket then
         return nil, "not a ticket"
     end
-    return {
-        tonumber(burst) or false,
-        tonumber(requests) or false,
-        tonumber(minute) or false,
-        tonumber(day) or false,
-        id = id,
-        tokens = tonumber(tokens),
-        serial = tonumber(number),
-    }
+    return ticket
 end
 
 -- The limits of a tenant as a client sees them: that of requests, and that of tokens, or of tokens of a day when

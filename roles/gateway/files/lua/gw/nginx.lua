@@ -29,8 +29,10 @@ local trace = require("gw.trace")
 local balancer = require("ngx.balancer")
 local cjson = require("cjson.safe")
 local ffi = require("ffi")
+local clear_table = require("table.clear")
+local new_table = require("table.new")
 
-local ceil, max = math.ceil, math.max
+local ceil, max, min = math.ceil, math.max, math.min
 local find, sub = string.find, string.sub
 
 local M = {}
@@ -40,10 +42,16 @@ local M = {}
 -- metamethod, as those behind ngx.now, ngx.var, ngx.header and ngx.ctx. Having failed at one some times it compiles neither
 -- that nor any function that calls it. These can be compiled, and have the others inside. For the same reason the modules
 -- here put parentheses around a built-in function's result that they return.
-local ngx_now, var, header, arg = ngx.now, ngx.var, ngx.header, ngx.arg
+local ngx_now, ngx_start_time, var, header, arg = ngx.now, ngx.req.start_time, ngx.var, ngx.header, ngx.arg
+
+local ngx_exiting = ngx.worker.exiting
 
 local function now_s()
     return (ngx_now())
+end
+
+local function start_time()
+    return (ngx_start_time())
 end
 
 local function variable(name)
@@ -67,6 +75,11 @@ end
 local function status_code()
     local code = ngx.status
     return code
+end
+
+local function exiting()
+    local ends = ngx_exiting()
+    return ends
 end
 
 local function filter_argument(index)
@@ -102,6 +115,9 @@ local runtime, seen, refused
 local started_at, loaded_at
 -- The objects of this worker.
 local worker
+-- Contexts of requests that have ended, to be used again: they are the largest tables that a request makes.
+local SPARES_MAX = 1024
+local spare, spares = {}, 0
 
 ffi.cdef([[
 int kill(int pid, int sig);
@@ -174,6 +190,9 @@ end
 -- dict keeps, goes on.
 function M.init(given)
     options = given
+    -- A request is one long way through many functions and short loops, not a loop that is gone through often. With LuaJIT's
+    -- own bounds more of it stays in the interpreter; longer traces than these have more values than the machine has registers.
+    jit.opt.start("maxrecord=4000", "maxside=1000", "loopunroll=60", "instunroll=20", "callunroll=10")
     started_at = ngx.time()
     seen = fingerprints()
     local config, found = load_files()
@@ -412,20 +431,21 @@ local function answer_tokens(info, limits)
     return asked or limits.default_max_tokens, asked
 end
 
--- Wait for room. Returns nil when there is some, or a rejection.
-local function room(ctx, w, pool, limits)
+-- Is there room for a request? Returns "go", "wait" or "shed", and the load.
+local function ask_for_room(w, pool, priority, waiting)
+    local now = now_s()
+    w.breaker:refresh(now)
+    local load = w.shed:load(pool, w.slots, now, w.usable)
+    return w.shed:decide(priority, load, pool.name, waiting), load
+end
+
+-- Wait for room. verdict, load: what ask_for_room said. Returns nil when there is some, or a rejection.
+local function wait_for_room(ctx, w, pool, limits, verdict, load)
     local priority = limits.priority
     local until_then = limits.queue_ms
     local begin = now_s()
     local waited, waiting = 0, false
-    while true do
-        local now = now_s()
-        w.breaker:refresh(now)
-        local load = w.shed:load(pool, w.slots, now, w.usable)
-        local verdict = w.shed:decide(priority, load, pool.name, waiting)
-        if verdict == "go" then
-            break
-        end
+    while verdict ~= "go" do
         if verdict == "shed" or waited >= until_then then
             if waiting then
                 ctx.waiting = nil
@@ -445,13 +465,12 @@ local function room(ctx, w, pool, limits)
         end
         ngx.sleep(shed.next_delay(priority, waited, math.random))
         waited = (now_s() - begin) * 1000
+        verdict, load = ask_for_room(w, pool, priority, true)
     end
-    if waiting then
-        ctx.waiting = nil
-        w.shed:leave(priority, pool.name)
-        ctx.waited = now_s() - begin
-        w.count.wait:observe(ctx.waited, priority)
-    end
+    ctx.waiting = nil
+    w.shed:leave(priority, pool.name)
+    ctx.waited = now_s() - begin
+    w.count.wait:observe(ctx.waited, priority)
     return nil
 end
 
@@ -473,6 +492,38 @@ local function choose(ctx, w, tried)
     ctx.peer, ctx.probe, ctx.generation = peer, info.probe, info.generation
     w.count.affinity:inc(1, info.affinity)
     return peer
+end
+
+-- What the tenant may take of the limits. Returns the ticket, or nil and a rejection.
+local function take_ticket(ctx, w, tenant, reserve)
+    local now = now_s()
+    local ticket, rejection = w.limiter:admit(tenant, reserve, now)
+    if ticket then
+        ctx.ticket = ticket
+        set_variable("gw_ticket", limiter.encode(ticket))
+        w.retry:request(now)
+    end
+    ctx.limits = w.limiter:headers(tenant, now, new_table(0, 8), ticket)
+    return ticket, rejection
+end
+
+-- What the engine is chosen by, if prompts with the same beginning are to go to the same engine.
+local function affinity_key(w, tenant, pool, body, info)
+    local affinity = w.config.policy.affinity
+    if affinity.mode ~= "prefix" or not info.prompt_at then
+        return nil
+    end
+    local key = info.prompt_cache_key
+        or sub(body, info.prompt_at, info.prompt_at + min(info.prompt_bytes, affinity.bytes) - 1)
+    return tenant.id .. pool.name .. key
+end
+
+-- What a request may cost: tokens of the prompt, and what to reserve for all of it.
+local function estimate(w, limits, info, each, paid)
+    local bytes = (info.prompt_bytes or 0) + (info.context_bytes or 0)
+    local prompt = tokens.estimate(bytes, limits.prompt_estimate)
+    local answers = (info.prompts or 1) * max(info.n or 1, info.best_of or 1)
+    return prompt, tokens.reserve(prompt, paid and each or 0, answers, w.config.policy.token_cost)
 end
 
 local function admit(ctx, w, tenant, body)
@@ -497,39 +548,24 @@ local function admit(ctx, w, tenant, body)
             "max_tokens: expected at most %d for this API key, found %d", limits.max_tokens, each), "max_tokens")
     end
     local paid = ctx.path ~= "/v1/embeddings"
-    local bytes = (info.prompt_bytes or 0) + (info.context_bytes or 0)
-    ctx.prompt_tokens = tokens.estimate(bytes, limits.prompt_estimate)
-    local answers = (info.prompts or 1) * max(info.n or 1, info.best_of or 1)
-    local reserve = tokens.reserve(ctx.prompt_tokens, paid and each or 0, answers, config.policy.token_cost)
+    local reserve
+    ctx.prompt_tokens, reserve = estimate(w, limits, info, each, paid)
     ctx.stream = info.stream
 
-    local rejection = room(ctx, w, pool, limits)
+    local verdict, load = ask_for_room(w, pool, limits.priority, false)
+    local rejection = verdict ~= "go" and wait_for_room(ctx, w, pool, limits, verdict, load)
     if rejection then
         return reject(ctx, rejection)
     end
-    local now = now_s()
     local ticket
-    ticket, rejection = w.limiter:admit(tenant, reserve, now)
+    ticket, rejection = take_ticket(ctx, w, tenant, reserve)
     if not ticket then
-        ctx.limits = w.limiter:headers(tenant, now, {})
         return reject(ctx, rejection)
     end
-    ctx.ticket = ticket
-    set_variable("gw_ticket", limiter.encode(ticket))
-    ctx.limits = w.limiter:headers(tenant, now, {}, ticket)
-    w.retry:request(now)
-
-    local affinity = config.policy.affinity
-    local key
-    if affinity.mode == "prefix" and info.prompt_at then
-        key = info.prompt_cache_key
-            or sub(body, info.prompt_at, info.prompt_at + math.min(info.prompt_bytes, affinity.bytes) - 1)
-        key = tenant.id .. pool.name .. key
-    end
-    ctx.ask = { tokens = reserve, affinity_key = key }
+    ctx.ask = { tokens = reserve, affinity_key = affinity_key(w, tenant, pool, body, info) }
     local peer, why = choose(ctx, w, nil)
     if not peer then
-        w.limiter:abandon(ticket, now)
+        w.limiter:abandon(ticket, now_s())
         w.limiter:release(ticket)
         ctx.ticket = nil
         if NO_ENGINE[why] then
@@ -553,11 +589,9 @@ local function admit(ctx, w, tenant, body)
     w.count.own:observe(now_s() - ctx.begin, tenant.tier)
 end
 
-local function access(ctx)
-    local w = worker
-    ctx.w, ctx.begin = w, ngx.req.start_time()
-    local path, method = variable("uri"), ngx.req.get_method()
-    ctx.path = path
+-- Note what a request is.
+local function begin(ctx, w)
+    ctx.w, ctx.begin, ctx.path = w, start_time(), variable("uri")
     local parent = variable("http_traceparent")
     local state = parent and variable("http_tracestate")
     parent, state, ctx.trace = trace.continue(parent, state, w.rand64, false)
@@ -565,13 +599,26 @@ local function access(ctx)
     if state then
         set_variable("gw_tracestate", state)
     end
+end
 
-    local address = variable("remote_addr")
+-- Who sends it: the tenant; or nil, why not, and the seconds for which the address is blocked.
+local function identify(w, address)
     local blocked, seconds = w.strikes:blocked(address, now_s())
     if blocked then
+        return nil, "blocked", seconds
+    end
+    return w.auth:check(variable("http_authorization") or variable("http_x_api_key"))
+end
+
+local function access(ctx)
+    local w = worker
+    begin(ctx, w)
+    local path, method = ctx.path, ngx.req.get_method()
+    local address = variable("remote_addr")
+    local tenant, why, seconds = identify(w, address)
+    if seconds then
         return fail(ctx, "too_many_failures", nil, nil, max(1, ceil(seconds)))
     end
-    local tenant, why = w.auth:check(variable("http_authorization") or variable("http_x_api_key"))
     if not tenant then
         w.strikes:strike(address, now_s())
         set_header("WWW-Authenticate", "Bearer")
@@ -610,7 +657,14 @@ end
 
 -- access_by_lua: everything before an engine.
 function M.access()
-    return access(context())
+    local ctx = spare[spares]
+    if ctx then
+        spare[spares], spares = nil, spares - 1
+    else
+        ctx = new_table(0, 32)
+    end
+    ngx.ctx = ctx
+    return access(ctx)
 end
 
 -- ----------------------------------------------------------------------------------------------------------- balancer
@@ -854,6 +908,15 @@ local function charge(ctx, w)
     return ctx.sent and tokens.cut(ctx.prompt_tokens, 0, nil, cost) or 0
 end
 
+local function count_tokens(ctx, w, usage)
+    local id = ctx.tenant.id
+    if usage then
+        w.count.tokens:inc(usage.prompt_tokens or 0, id, "prompt")
+        w.count.tokens:inc(usage.completion_tokens or 0, id, "completion")
+    end
+    w.count.charged:inc(ctx.charged or 0, id)
+end
+
 local function settle(ctx, w, now)
     local ticket = ctx.ticket
     local tries = ctx.tries or 0
@@ -866,14 +929,36 @@ local function settle(ctx, w, now)
         local amount, usage = charge(ctx, w)
         w.limiter:settle(ticket, amount, now)
         ctx.charged = amount or ticket.tokens
-        if usage then
-            local id = ctx.tenant.id
-            w.count.tokens:inc(usage.prompt_tokens or 0, id, "prompt")
-            w.count.tokens:inc(usage.completion_tokens or 0, id, "completion")
-        end
-        w.count.charged:inc(ctx.charged or 0, ctx.tenant.id)
+        count_tokens(ctx, w, usage)
     end
     w.limiter:release(ticket)
+end
+
+-- Take the request off its engine, and say to the breaker what became of it.
+local function leave_engine(ctx, w, now)
+    local peer = ctx.peer
+    w.picker:discharge(peer, ctx.ask.tokens)
+    if ctx.tries then
+        local cause = verdict(ctx, ctx.code)
+        if ctx.code == 503 or ctx.code == 429 then
+            cause = refused_work(ctx.code)
+            w.breaker:back_off(peer.name, 1, now)
+        end
+        local ok, kind = breaker.verdict(ctx.code, cause)
+        w.breaker:report(peer.name, ok, kind, now, ctx.probe, ctx.generation)
+    elseif ctx.probe then
+        w.breaker:report(peer.name, nil, "client", now, ctx.probe, ctx.generation)
+    end
+end
+
+local function count_request(ctx, w, now)
+    local tenant = ctx.tenant
+    local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
+    w.count.requests:inc(1, id, tier, STATUS[status_code()])
+    if ctx.answered and ctx.reason ~= "models" then
+        w.count.rejected:inc(1, id, ctx.reason or "")
+    end
+    w.count.seconds:observe(max(0, now - ctx.begin), tier)
 end
 
 local function finish(ctx)
@@ -882,30 +967,12 @@ local function finish(ctx)
         w.shed:leave(ctx.waiting, ctx.waiting_pool)
     end
     if ctx.peer then
-        local peer = ctx.peer
-        w.picker:discharge(peer, ctx.ask.tokens)
-        if ctx.tries then
-            local cause = verdict(ctx, ctx.code)
-            if ctx.code == 503 or ctx.code == 429 then
-                cause = refused_work(ctx.code)
-                w.breaker:back_off(peer.name, 1, now)
-            end
-            local ok, kind = breaker.verdict(ctx.code, cause)
-            w.breaker:report(peer.name, ok, kind, now, ctx.probe, ctx.generation)
-        elseif ctx.probe then
-            w.breaker:report(peer.name, nil, "client", now, ctx.probe, ctx.generation)
-        end
+        leave_engine(ctx, w, now)
     end
     if ctx.ticket then
         settle(ctx, w, now)
     end
-    local tenant = ctx.tenant
-    local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
-    w.count.requests:inc(1, id, tier, STATUS[status_code()])
-    if ctx.answered and ctx.reason ~= "models" then
-        w.count.rejected:inc(1, id, ctx.reason or "")
-    end
-    w.count.seconds:observe(max(0, now - ctx.begin), tier)
+    count_request(ctx, w, now)
 end
 
 -- Variables for the access log. They are empty already.
@@ -933,19 +1000,30 @@ local function describe(ctx)
     end
 end
 
+-- Did the log phase of the last request fail?
+local unfinished = false
+
 -- log_by_lua: give back what the request holds, however it ended.
 function M.log()
     local ctx = context()
     if ctx.w then
-        local ok, err = pcall(finish, ctx)
-        if not ok then
+        -- nginx notes an error of this phase in its log; the next request counts it. (Under pcall nothing that returns from
+        -- finish would be compiled.)
+        if unfinished then
             ctx.w.count.errors:inc(1, "log")
-            ngx.log(ngx.ERR, "the end of a request: ", err)
         end
-        if ngx.worker.exiting() then
+        unfinished = true
+        finish(ctx)
+        unfinished = false
+        if exiting() then
             ctx.w.metrics:flush(now_s())
         end
         describe(ctx)
+        if spares < SPARES_MAX then
+            clear_table(ctx)
+            spares = spares + 1
+            spare[spares] = ctx
+        end
         return
     end
     -- The context is gone: an internal redirect.

@@ -254,17 +254,22 @@ local function remove(self, i, n)
     self.found[n] = nil
 end
 
+-- Put an engine behind n candidates if it can be chosen; returns how many there are then.
+local function consider(self, peer, n, tried, now)
+    local load, half = look(self, peer, tried, now)
+    if load then
+        n = n + 1
+        self.found[n], self.load[n], self.half[n] = peer, load, half
+        self.weight[n] = effective(self, peer, now)
+    end
+    return n
+end
+
 -- The candidates of a level into the tables of this object; returns how many.
 local function scan(self, level, tried, now)
-    local n, found = 0, self.found
-    for i = 1, #level.peers do
-        local peer = level.peers[i]
-        local load, half = look(self, peer, tried, now)
-        if load then
-            n = n + 1
-            found[n], self.load[n], self.half[n] = peer, load, half
-            self.weight[n] = effective(self, peer, now)
-        end
+    local n, peers = 0, level.peers
+    for i = 1, #peers do
+        n = consider(self, peers[i], n, tried, now)
     end
     return n
 end
@@ -360,6 +365,9 @@ end
 
 local function from_small(self, level, ask, key, now)
     local n = scan(self, level, ask.tried, now)
+    if n == 1 then
+        return grant(self, self.found[1], key and "hit" or "none", now)
+    end
     local probing = true
     while n > 0 do
         local i = probing and half_open_one(self, n)

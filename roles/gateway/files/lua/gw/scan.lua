@@ -11,6 +11,7 @@
 -- idea of everything behind it; only the spelling of nested numbers and of escapes in nested strings is the engine's task.
 
 local ffi = require("ffi")
+local new_table = require("table.new")
 
 local M = {}
 
@@ -510,10 +511,9 @@ function M.scan(body)
     if c ~= OPEN_OBJECT then
         return invalid("expected an object", pos)
     end
-    local info = {
-        open = pos, empty = false, stream = false, has_stream_options = false,
-        prompt_bytes = 0, context_bytes = 0, prompts = 1,
-    }
+    local info = new_table(0, 32)
+    info.open, info.empty, info.stream, info.has_stream_options = pos, false, false, false
+    info.prompt_bytes, info.context_bytes, info.prompts = 0, 0, 1
     pos, c = space(body, pos + 1)
     if c == CLOSE_OBJECT then
         info.empty = true

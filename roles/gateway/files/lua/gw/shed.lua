@@ -101,6 +101,13 @@ function M:factor(pool)
     return self.factors[pool]
 end
 
+local function include(sum, peer, key, loads, usable)
+    if peer.state == "up" and (not usable or usable(peer)) then
+        sum.tokens = sum.tokens + loads:value(key)
+        sum.capacity = sum.capacity + peer.capacity_tokens
+    end
+end
+
 -- Tokens in flight over capacity (times the factor) of the engines of a pool that can be used.
 --   pool: {name, peers}; loads: a gw.slots with value("k:NAME"); now: seconds
 --   usable(peer) -> boolean: well, and not held back by its breaker; nil: all that are up
@@ -108,23 +115,18 @@ end
 function M:load(pool, loads, now, usable)
     local peers, sum = pool.peers, self.sums[pool]
     if not sum then
-        sum = { at = -1, load = 0, keys = {} }
+        sum = { at = -1, load = 0, tokens = 0, capacity = 0, keys = {} }
         for i = 1, #peers do
             sum.keys[i] = "k:" .. peers[i].name
         end
         self.sums[pool] = sum
     end
     if #peers <= SMALL_POOL or now - sum.at >= SUM_S or now < sum.at then
-        local tokens, capacity = 0, 0
+        sum.at, sum.tokens, sum.capacity = now, 0, 0
         for i = 1, #peers do
-            local peer = peers[i]
-            if peer.state == "up" and (not usable or usable(peer)) then
-                tokens = tokens + loads:value(sum.keys[i])
-                capacity = capacity + peer.capacity_tokens
-            end
+            include(sum, peers[i], sum.keys[i], loads, usable)
         end
-        sum.at = now
-        sum.load = capacity > 0 and tokens / capacity or math.huge
+        sum.load = sum.capacity > 0 and sum.tokens / sum.capacity or math.huge
     end
     return sum.load / self:factor(pool.name)
 end

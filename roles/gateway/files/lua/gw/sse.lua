@@ -117,6 +117,21 @@ local function whole(text, from, to)
     return (tonumber(sub(text, from, to)))
 end
 
+-- The cached_tokens of the object that begins at pos, or nil. Its structure was checked.
+local function cached_tokens(text, pos)
+    local cached, c
+    pos, c = space(text, pos + 1)
+    while c ~= CLOSE_OBJECT do
+        local close, from, to, at, what = member(text, pos)
+        if sub(text, pos + 1, close - 1) == "cached_tokens" then
+            cached = whole(text, from, to)
+        end
+        c = what
+        pos = space(text, at + 1)
+    end
+    return cached
+end
+
 -- Read the usage object that begins at pos into a table (a new one when into is nil). Returns the table, or nil.
 local function read_usage(text, pos, into)
     local prompt, completion, total, cached, hits
@@ -137,16 +152,7 @@ local function read_usage(text, pos, into)
         elseif name == "prompt_cache_hit_tokens" then
             hits = whole(text, from, to)
         elseif name == "prompt_tokens_details" and byte(text, from) == 123 then
-            local inner
-            from, inner = space(text, from + 1)
-            while inner ~= CLOSE_OBJECT do
-                local last, first, stop, after, follows = member(text, from)
-                if sub(text, from + 1, last - 1) == "cached_tokens" then
-                    cached = whole(text, first, stop)
-                end
-                inner = follows
-                from = space(text, after + 1)
-            end
+            cached = cached_tokens(text, from) or cached
         end
         c = what
         pos = space(text, at + 1)

@@ -18,7 +18,7 @@ local WINDOW = 10
 local BATCH = 32
 local TTL = WINDOW + 5
 
--- new{dict, conf}: conf {budget_percent, floor, max_tries, max_first_try_ms}
+-- new{dict, conf}: conf {budget_percent, floor}
 function M.new(options)
     local conf = options.conf
     return setmetatable({

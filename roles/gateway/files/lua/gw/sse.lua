@@ -47,17 +47,11 @@ function M.new(options)
     }, M)
 end
 
--- The end of the first event: position of the last byte of the empty line that ends it, or nil.
-local function event_end(text, pos)
-    local c = byte(text, pos)
-    if c == LF then
-        return pos
-    elseif c == CR and byte(text, pos + 1) == LF then
-        return pos + 1
-    end
-    local at = find(text, "\n", pos, true)
+-- As in gw.scan, what is usual comes before a loop and not in it.
+
+local function later_end(text, at)
     while at do
-        c = byte(text, at + 1)
+        local c = byte(text, at + 1)
         if c == LF then
             return at + 1
         elseif c == CR and byte(text, at + 2) == LF then
@@ -68,11 +62,22 @@ local function event_end(text, pos)
     return nil
 end
 
--- Where the value of the next member of this name begins, at any depth, and its first byte; nil when there is none.
--- name: the name with its last quote. The first one is compared by hand: a search for text that begins with a quote stops
--- at every quote, and JSON is full of them.
-local function value_of(text, name, pos)
-    local at, last = find(text, name, pos, true)
+-- The end of the first event: position of the last byte of the empty line that ends it, or nil.
+local function event_end(text, pos)
+    local c = byte(text, pos)
+    if c == LF then
+        return pos
+    elseif c == CR and byte(text, pos + 1) == LF then
+        return pos + 1
+    end
+    local at = find(text, "\n", pos, true)
+    if at and byte(text, at + 1) == LF then
+        return at + 1
+    end
+    return later_end(text, at)
+end
+
+local function later_value(text, name, at, last)
     while at do
         if byte(text, at - 1) == QUOTE then
             local colon, c = space(text, last + 1)
@@ -85,11 +90,24 @@ local function value_of(text, name, pos)
     return nil
 end
 
+-- Where the value of the next member of this name begins, at any depth, and its first byte; nil when there is none.
+-- name: the name with its last quote. The first one is compared by hand: a search for text that begins with a quote stops
+-- at every quote, and JSON is full of them.
+local function value_of(text, name, pos)
+    local at, last = find(text, name, pos, true)
+    if not at then
+        return nil
+    elseif byte(text, at - 1) == QUOTE and byte(text, last + 1) == COLON then
+        return space(text, last + 2)
+    end
+    return later_value(text, name, at, last)
+end
+
 -- Members of a delta that carry what the model wrote. The value is a string that is not empty, or a list that is not.
 local CONTENT = { 'content"', 'text"', 'reasoning_content"', 'reasoning"', 'refusal"', 'tool_calls"', 'arguments"' }
 local CALLS = 6
 
-local function has_content(text, pos)
+local function has_any_content(text, pos)
     for index = 1, #CONTENT do
         local name = CONTENT[index]
         local at, c = value_of(text, name, pos)
@@ -106,6 +124,14 @@ local function has_content(text, pos)
         end
     end
     return false
+end
+
+local function has_content(text, pos)
+    local place, first = value_of(text, CONTENT[1], pos)
+    if first == QUOTE and byte(text, place + 1) ~= QUOTE then
+        return true
+    end
+    return has_any_content(text, pos)
 end
 
 -- A whole number >= 0 that is the value from..to, or nil.
@@ -365,6 +391,16 @@ function M:feed(chunk, last)
     local flags, strip = self.flags, self.strip
     flags.first, flags.error, flags.done = false, false, false
     chunk = chunk or ""
+    if self.count == 0 and not self.passing and #chunk <= M.MAX_EVENT and event_end(chunk, 1) == #chunk then
+        -- One whole event, as it nearly always is.
+        local from, to = event(self, chunk, 1, #chunk)
+        if not strip or not from then
+            return chunk, flags
+        elseif to then
+            return without(chunk, from, to, #chunk), flags
+        end
+        return from ~= DROP and from or "", flags
+    end
     local ahead
     local text = chunk
     if self.passing then

@@ -46,6 +46,17 @@ FREE: dict[str, Any] = {
     "prompt_estimate": "typical",
 }
 
+# Sizes of the shared dicts.
+MEMORY = {
+    "rate": "32m",
+    "slots": "4m",
+    "ledger": "4m",
+    "breaker": "2m",
+    "strikes": "2m",
+    "metrics": "8m",
+    "conf": "8m",
+}
+
 
 def sha(key: str) -> str:
     """What the gateway knows of a key."""
@@ -141,6 +152,7 @@ class Gateway:
     workers: int = 2
     policy: dict[str, Any] = field(default_factory=dict)
     peers: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, str] = field(default_factory=lambda: dict(MEMORY))
     port: int = 0
     metrics_port: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -239,15 +251,7 @@ class Gateway:
             "gateway_peer_tls": self.client_pem is not None,
             "__gateway_peer_tls_file": str(self.client_pem),
             "__gateway_peer_tls_ca_file": str(self.client_ca),
-            "gateway_lua_memory": {
-                "rate": "32m",
-                "slots": "4m",
-                "ledger": "4m",
-                "breaker": "2m",
-                "strikes": "2m",
-                "metrics": "8m",
-                "conf": "8m",
-            },
+            "gateway_lua_memory": self.memory,
             "gateway_upstream_keepalive": 256,
             "gateway_upstream_keepalive_timeout": 4,
             "gateway_tries_timeout": 10,

@@ -516,6 +516,31 @@ describe("what a client sees", function()
         assert.same({}, w:headers(tenant({}), clock.now, {}))
     end)
 
+    it("is the same for a request that was admitted just now, without looking", function()
+        local worker, clock, shared = setup()
+        local w = worker()
+        for i, limits in ipairs({
+            { rpm = 100, tpm = 40000, tpd = 1000000 }, { tpd = 5000 }, { rpm = 7, burst_rps = 3 }, { tpm = 3000 }, {},
+        }) do
+            local who = tenant(limits, "t" .. i)
+            for _ = 1, 2 do
+                clock.now = clock.now + 0.3
+                local ticket = w:admit(who, i == 4 and 0 or 1500, clock.now)
+                local before = shared.rate.operations
+                local found = w:headers(who, clock.now, {}, ticket)
+                if i ~= 4 then
+                    assert.equal(before, shared.rate.operations)
+                end
+                assert.same(w:headers(who, clock.now, {}), found)
+            end
+        end
+        -- A later request has changed what is left: that of an earlier one is read.
+        local who = tenant({ rpm = 10 }, "later")
+        local first = w:admit(who, 1, clock.now)
+        w:admit(who, 1, clock.now)
+        assert.equal("8", w:headers(who, clock.now, {}, first)["x-ratelimit-remaining-requests"])
+    end)
+
     it("never has less than nothing left", function()
         local worker, clock = setup()
         local w = worker()

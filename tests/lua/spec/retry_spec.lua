@@ -98,23 +98,6 @@ describe("a second try", function()
             assert.equal(case[4], reason)
         end)
     end
-
-    it("takes its bounds from the configuration and pays", function()
-        local world = setup({ floor = 1, budget_percent = 0 })
-        local r = world.worker()
-        local function decide(changes)
-            local one = try(changes)
-            one.max_tries, one.max_first_try_ms = nil, nil
-            return r:decide(one, world.now)
-        end
-        assert.same({ false, "tries" }, { decide({ attempt = 2 }) })
-        assert.same({ false, "slow" }, { decide({ elapsed_ms = 2500 }) })
-        assert.same({ false, "started" }, { decide({ bytes_sent_text = "9 : " }) })
-        -- None of these has cost anything.
-        assert.same({ true, "connect" }, { decide({}) })
-        assert.same({ false, "budget" }, { decide({}) })
-        assert.equal(1, r.exhausted)
-    end)
 end)
 
 describe("the budget", function()

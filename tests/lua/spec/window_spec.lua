@@ -182,6 +182,16 @@ describe("one worker", function()
         assert.is_true(admitted >= 590 and admitted <= 610, "admitted " .. admitted)
     end)
 
+    it("says with what it takes when that stops to count", function()
+        local worker, clock = setup()
+        local w = worker()
+        for _ = 1, 20 do
+            clock.now = clock.now + 0.37
+            local _, _, _, ends = w:take("a", 1, 1000, clock.now)
+            assert.equal(w:reset_after("a", clock.now), ends)
+        end
+    end)
+
     it("takes two operations where it took before", function()
         local worker, clock, dict = setup()
         local w = worker()

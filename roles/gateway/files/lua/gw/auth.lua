@@ -14,7 +14,14 @@
 local M = {}
 M.__index = M
 
-local byte, find, lower, sub = string.byte, string.find, string.lower, string.sub
+local span = require("gw.scan").span
+
+local byte, char, find, lower, sub = string.byte, string.char, string.find, string.lower, string.sub
+
+local VISIBLE = ""
+for code = 33, 126 do
+    VISIBLE = VISIBLE .. char(code)
+end
 
 -- Length of a key in bytes.
 M.SHORTEST, M.LONGEST = 8, 512
@@ -35,7 +42,7 @@ function M.key(value)
     end
     local first, last = 1, #value
     if byte(value, 7) == 32 and lower(sub(value, 1, 6)) == "bearer" then
-        first = find(value, "[^ ]", 8) or last + 1
+        first = byte(value, 8) ~= 32 and 8 or find(value, "[^ ]", 8) or last + 1
     end
     while last >= first and byte(value, last) == 32 do
         last = last - 1
@@ -48,7 +55,7 @@ function M.key(value)
         value = sub(value, first, last)
     end
     -- Visible ASCII only. A space left means another scheme, or two words.
-    if find(value, "[^\33-\126]") then
+    if span(value, 1, VISIBLE) ~= #value then
         return nil, "malformed"
     end
     return value

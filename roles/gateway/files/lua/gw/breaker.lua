@@ -208,13 +208,8 @@ function M:peek(name, now)
     return "probe"
 end
 
--- Ask for leave to send a request to an engine.
---   name: the engine; now: seconds
--- Returns true, probe, generation: probe is false, or a number (the request is a probe, and report must be called for it);
--- or false, and the time from which it makes sense to ask again.
-function M:allow(name, now)
-    self:refresh(now)
-    local entry = entry_of(self, name)
+-- allow, for an engine that is not just closed.
+local function ask(self, entry, now)
     -- A state that changes under our hands is looked at again, but not for ever.
     for _ = 1, 4 do
         if entry.pause > now then
@@ -241,6 +236,21 @@ function M:allow(name, now)
         end
     end
     return false, now + FULL_S
+end
+
+-- Ask for leave to send a request to an engine.
+--   name: the engine; now: seconds; fresh: refresh was called just now
+-- Returns true, probe, generation: probe is false, or a number (the request is a probe, and report must be called for it);
+-- or false, and the time from which it makes sense to ask again.
+function M:allow(name, now, fresh)
+    if not fresh then
+        self:refresh(now)
+    end
+    local entry = entry_of(self, name)
+    if entry.state == "c" and entry.pause <= now then
+        return true, false, entry.generation
+    end
+    return ask(self, entry, now)
 end
 
 -- Open the breaker. Each time in a row it is for twice as long; an engine that was good for open_max_s begins anew.
@@ -307,7 +317,10 @@ end
 --     generation it counts as one of the present.
 -- Returns true when this result opened or closed the breaker.
 function M:report(name, ok, kind, now, probe, generation)
-    self:refresh(now)
+    -- A success that is no probe changes nothing but a counter of its generation: an old view of the breaker does no harm.
+    if not (ok and generation and not probe) then
+        self:refresh(now)
+    end
     local entry = entry_of(self, name)
     local moved = false
     if ok ~= nil and (not generation or generation == entry.generation) then

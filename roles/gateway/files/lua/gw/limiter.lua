@@ -23,8 +23,8 @@ local M = {}
 M.__index = M
 
 local ceil, floor, max = math.ceil, math.floor, math.max
-local format, match = string.format, string.match
-local tonumber = tonumber
+local format = string.format
+local tonumber, tostring = tonumber, tostring
 
 -- The windows in the order of admission, the field of the limits of each, and how a refusal by it is called.
 local BURST, REQUESTS, TOKENS, DAY = 1, 2, 3, 4
@@ -35,9 +35,9 @@ local UNIT = { "requests", "requests", "tokens", "tokens" }
 -- Tenants that were refused lately, remembered per worker. Forgotten as a whole when there are so many.
 local REFUSED_MAX = 4096
 
--- What is still to be done for the tickets of this process, by their number: SLOT to give back the slot, QUOTA to
--- settle. Of the process and not of a limiter, for a new configuration makes a new limiter while requests run. A
--- request stays in its process. That a ticket is done once holds for all copies of it, decoded ones as well.
+-- The tickets of this process by their number, as long as something is to be done for them: SLOT to give back the slot,
+-- QUOTA to settle. Of the process and not of a limiter, for a new configuration makes a new limiter while requests run.
+-- A request stays in its process.
 local SLOT, QUOTA = 1, 2
 local open, serial = {}, 0
 
@@ -77,11 +77,21 @@ function M.new(options)
         refused_kind = {},
         refused_cost = {},
         refused_count = 0,
+        -- The keys of slots, by tenant.
+        slot_keys = {},
+        -- What was left of each window, and until when, for the request that was admitted last.
+        left = {},
+        ends = {},
     }, M)
 end
 
-local function slot_key(id)
-    return "c:" .. id
+local function slot_key(self, id)
+    local key = self.slot_keys[id]
+    if not key then
+        key = "c:" .. id
+        self.slot_keys[id] = key
+    end
+    return key
 end
 
 local function no_memory()
@@ -162,6 +172,35 @@ local function refused_still(self, id, limits, tokens, now)
     return nil
 end
 
+-- Give back what was taken out of the windows before one, last first.
+local function undo(self, ticket, kind, now)
+    for earlier = kind - 1, BURST, -1 do
+        if ticket[earlier] then
+            self.backends[earlier]:give(ticket.id, ticket[earlier], earlier <= REQUESTS and 1 or ticket.tokens, now)
+        end
+    end
+end
+
+-- Take a cost out of one window. Returns nil, or a rejection; then nothing is left of the ticket.
+local function spend(self, ticket, kind, cost, limit, now)
+    if limit <= 0 or cost <= 0 then
+        return nil
+    end
+    local id = ticket.id
+    local ok, bucket, left, more = self.backends[kind]:take(id, cost, limit, now)
+    if ok then
+        ticket[kind], self.left[kind], self.ends[kind] = bucket, left, more
+        return nil
+    end
+    undo(self, ticket, kind, now)
+    self.slots:release(slot_key(self, id))
+    if more then
+        return no_memory()
+    end
+    remember(self, id, kind, cost, now + bucket)
+    return over_limit(self, kind, limit, left, cost, bucket)
+end
+
 -- Admit a request.
 --   tenant: {id, limits}; tokens: to reserve, a whole number (see gw.tokens), 0 for a request that uses none; now:
 --     seconds
@@ -169,19 +208,19 @@ end
 -- {status, type, reason, message, retry_after}: retry_after is nil when the request will never fit. Reasons:
 -- concurrency, burst_rps, rpm, tpm, tpd, too_large, memory.
 function M:admit(tenant, tokens, now)
-    local id, limits, backends = tenant.id, tenant.limits, self.backends
-    for kind = TOKENS, DAY do
-        local limit = limits[FIELD[kind]]
-        if limit > 0 and tokens > limit then
-            return nil, too_large(self, kind, limit, tokens)
-        end
+    local id, limits = tenant.id, tenant.limits
+    local tpm, tpd = limits.tpm, limits.tpd
+    if tokens > tpm and tpm > 0 then
+        return nil, too_large(self, TOKENS, tpm, tokens)
+    elseif tokens > tpd and tpd > 0 then
+        return nil, too_large(self, DAY, tpd, tokens)
     end
     local refusal = refused_still(self, id, limits, tokens, now)
     if refusal then
         return nil, refusal
     end
-    local slots, concurrency = self.slots, limits.concurrency
-    local held, in_use = slots:acquire(slot_key(id), concurrency)
+    local concurrency = limits.concurrency
+    local held, in_use = self.slots:acquire(slot_key(self, id), concurrency)
     if not held then
         if concurrency == 0 or in_use < concurrency then
             return nil, no_memory()
@@ -195,43 +234,43 @@ function M:admit(tenant, tokens, now)
             retry_after = 1 + floor(self.rand() * 3),
         }
     end
-    local ticket = { false, false, false, false, id = id, tokens = tokens, serial = 0 }
-    for kind = BURST, DAY do
-        local limit = limits[FIELD[kind]]
-        local cost = kind <= REQUESTS and 1 or tokens
-        if limit > 0 and cost > 0 then
-            local ok, bucket, left, why = backends[kind]:take(id, cost, limit, now)
-            if not ok then
-                for earlier = kind - 1, BURST, -1 do
-                    if ticket[earlier] then
-                        backends[earlier]:give(id, ticket[earlier], earlier <= REQUESTS and 1 or tokens, now)
-                    end
-                end
-                slots:release(slot_key(id))
-                if why then
-                    return nil, no_memory()
-                end
-                remember(self, id, kind, cost, now + bucket)
-                return nil, over_limit(self, kind, limit, left, cost, bucket)
-            end
-            ticket[kind] = bucket
-        end
+    local ticket = { false, false, false, false, id = id, tokens = tokens, serial = 0, todo = SLOT + QUOTA }
+    -- One after the other and not in a loop: LuaJIT compiles short loops badly.
+    refusal = spend(self, ticket, BURST, 1, limits.burst_rps, now)
+        or spend(self, ticket, REQUESTS, 1, limits.rpm, now)
+        or spend(self, ticket, TOKENS, tokens, tpm, now)
+        or spend(self, ticket, DAY, tokens, tpd, now)
+    if refusal then
+        return nil, refusal
     end
     serial = serial + 1
     ticket.serial = serial
-    open[serial] = SLOT + QUOTA
+    open[serial] = ticket
     return ticket
 end
 
 -- Mark a part of a ticket as done. Returns false if it was done before.
 local function close(ticket, part)
-    local parts = open[ticket.serial]
-    if not parts or (part == SLOT and parts % 2 == 0) or (part == QUOTA and parts < QUOTA) then
+    local todo = ticket.todo
+    if (part == SLOT and todo % 2 == 0) or (part == QUOTA and todo < QUOTA) then
         return false
     end
-    parts = parts - part
-    open[ticket.serial] = parts > 0 and parts or nil
+    todo = todo - part
+    ticket.todo = todo
+    if todo == 0 then
+        open[ticket.serial] = nil
+    end
     return true
+end
+
+local function correct(self, ticket, kind, more, now)
+    if ticket[kind] then
+        if more > 0 then
+            self.backends[kind]:charge(ticket.id, more, now)
+        elseif more < 0 then
+            self.backends[kind]:give(ticket.id, ticket[kind], -more, now)
+        end
+    end
 end
 
 -- Count what a request used in the place of what was reserved for it.
@@ -243,15 +282,8 @@ function M:settle(ticket, actual, now)
     end
     if actual then
         local more = ceil(actual) - ticket.tokens
-        for kind = TOKENS, DAY do
-            if ticket[kind] then
-                if more > 0 then
-                    self.backends[kind]:charge(ticket.id, more, now)
-                elseif more < 0 then
-                    self.backends[kind]:give(ticket.id, ticket[kind], -more, now)
-                end
-            end
-        end
+        correct(self, ticket, TOKENS, more, now)
+        correct(self, ticket, DAY, more, now)
     end
     return true
 end
@@ -262,11 +294,7 @@ function M:abandon(ticket, now)
     if not close(ticket, QUOTA) then
         return false
     end
-    for kind = DAY, BURST, -1 do
-        if ticket[kind] then
-            self.backends[kind]:give(ticket.id, ticket[kind], kind <= REQUESTS and 1 or ticket.tokens, now)
-        end
-    end
+    undo(self, ticket, DAY + 1, now)
     return true
 end
 
@@ -275,41 +303,30 @@ function M:release(ticket)
     if not close(ticket, SLOT) then
         return false
     end
-    self.slots:release(slot_key(ticket.id))
+    self.slots:release(slot_key(self, ticket.id))
     return true
 end
 
 -- A ticket as a short string, for an nginx variable: ngx.ctx is lost at an internal redirect.
 function M.encode(ticket)
-    return ticket.serial .. ":" .. ticket.tokens
-        .. ":" .. (ticket[BURST] or "-") .. ":" .. (ticket[REQUESTS] or "-")
-        .. ":" .. (ticket[TOKENS] or "-") .. ":" .. (ticket[DAY] or "-")
-        .. ":" .. ticket.id
+    return (tostring(ticket.serial))
 end
 
--- The ticket of a string; or nil, sentence. Valid in the process that encoded it.
+-- The ticket of a string, in the process that encoded it and as long as something is to be done for it; or nil, sentence.
 function M.decode(text)
-    local number, tokens, burst, requests, minute, day, id =
-        match(text or "", "^(%d+):(%d+):([%d-]+):([%d-]+):([%d-]+):([%d-]+):(.+)$")
-    if not id then
+    local ticket = open[tonumber(text or "")]
+    if not ticket then
         return nil, "not a ticket"
     end
-    return {
-        tonumber(burst) or false,
-        tonumber(requests) or false,
-        tonumber(minute) or false,
-        tonumber(day) or false,
-        id = id,
-        tokens = tonumber(tokens),
-        serial = tonumber(number),
-    }
+    return ticket
 end
 
 -- The limits of a tenant as a client sees them: that of requests, and that of tokens, or of tokens of a day when
 -- there is no other.
+--   ticket: that of the request that was admitted just now, nil for none: then nothing has to be read
 -- Returns limit, remaining, seconds until all of it is there again, for requests and for tokens: six numbers; the
 -- three of a limit that does not exist are nil.
-function M:state(tenant, now)
+function M:state(tenant, now, ticket)
     local limits, id = tenant.limits, tenant.id
     local rpm, kind = limits.rpm, TOKENS
     if limits.tpm == 0 then
@@ -317,15 +334,24 @@ function M:state(tenant, now)
     end
     local tokens = limits[FIELD[kind]]
     local left, reset, tokens_left, tokens_reset
+    local known = ticket ~= nil and ticket.serial == serial
     if rpm > 0 then
-        local backend = self.backends[REQUESTS]
-        left, reset = max(0, rpm - backend:used(id, now)), backend:reset_after(id, now)
+        if known and ticket[REQUESTS] and self.ends[REQUESTS] then
+            left, reset = self.left[REQUESTS], self.ends[REQUESTS]
+        else
+            local backend = self.backends[REQUESTS]
+            left, reset = max(0, rpm - backend:used(id, now)), backend:reset_after(id, now)
+        end
     else
         rpm = nil
     end
     if tokens > 0 then
-        local backend = self.backends[kind]
-        tokens_left, tokens_reset = max(0, tokens - backend:used(id, now)), backend:reset_after(id, now)
+        if known and ticket[kind] and self.ends[kind] then
+            tokens_left, tokens_reset = self.left[kind], self.ends[kind]
+        else
+            local backend = self.backends[kind]
+            tokens_left, tokens_reset = max(0, tokens - backend:used(id, now)), backend:reset_after(id, now)
+        end
     else
         tokens = nil
     end
@@ -336,29 +362,48 @@ end
 -- Counters that a tenant has no limit for are 0.
 function M:use(tenant, now)
     local id, backends = tenant.id, self.backends
-    return self.slots:value(slot_key(id)), backends[BURST]:used(id, now), backends[REQUESTS]:used(id, now),
+    return self.slots:value(slot_key(self, id)), backends[BURST]:used(id, now), backends[REQUESTS]:used(id, now),
         backends[TOKENS]:used(id, now), backends[DAY]:used(id, now)
 end
 
--- Seconds in the form of the OpenAI API: "0s", "20ms", "1.234s", "6m0s", "1h0m5s". Rounded up, to whole seconds from
--- a minute on.
-function M.duration(seconds)
-    if seconds <= 0 then
+local function spell(ms)
+    if ms <= 0 then
         return "0s"
     end
-    local ms = ceil(seconds * 1000 - 1e-6)
     if ms < 1000 then
         return ms .. "ms"
     end
     if ms < 60000 then
         return ms / 1000 .. "s"
     end
-    local whole = ceil(ms / 1000)
+    local whole = ms / 1000
     local hours, minutes = floor(whole / 3600), floor(whole / 60) % 60
     if hours > 0 then
-        return format("%dh%dm%ds", hours, minutes, whole % 60)
+        return (format("%dh%dm%ds", hours, minutes, whole % 60))
     end
-    return format("%dm%ds", minutes, whole % 60)
+    return (format("%dm%ds", minutes, whole % 60))
+end
+
+-- Those that were spelled before, by milliseconds. Forgotten as a whole when there are so many.
+local SPELLED_MAX = 4096
+local spelled, spelled_count = {}, 0
+
+-- Seconds in the form of the OpenAI API: "0s", "20ms", "1.234s", "6m0s", "1h0m5s". Rounded up, to whole seconds from
+-- a minute on.
+function M.duration(seconds)
+    local ms = ceil(seconds * 1000 - 1e-6)
+    if ms >= 60000 then
+        ms = ceil(ms / 1000) * 1000
+    end
+    local text = spelled[ms]
+    if not text then
+        if spelled_count >= SPELLED_MAX then
+            spelled, spelled_count = {}, 0
+        end
+        text = spell(ms)
+        spelled[ms], spelled_count = text, spelled_count + 1
+    end
+    return text
 end
 local duration = M.duration
 
@@ -369,9 +414,9 @@ M.HEADERS = {
 }
 
 -- Write the x-ratelimit-* headers of the OpenAI API into a table. Those of a limit that does not exist are left out.
--- Returns the table.
-function M:headers(tenant, now, out)
-    local rpm, left, reset, tokens, tokens_left, tokens_reset = self:state(tenant, now)
+-- ticket: see state. Returns the table.
+function M:headers(tenant, now, out, ticket)
+    local rpm, left, reset, tokens, tokens_left, tokens_reset = self:state(tenant, now, ticket)
     if rpm then
         out["x-ratelimit-limit-requests"] = format("%d", rpm)
         out["x-ratelimit-remaining-requests"] = format("%d", left)

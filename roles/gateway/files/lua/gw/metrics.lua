@@ -327,17 +327,23 @@ function Counter:inc(value, a, b, c, d)
     end
 end
 
+local function bucket_of(buckets, value)
+    local at = 2
+    while at <= #buckets and value > buckets[at] do
+        at = at + 1
+    end
+    return at
+end
+
 -- observe(value, label values...): any finite number.
 function Histogram:observe(value, a, b, c, d)
     if not (value > -huge and value < huge) then
         return
     end
     local leaf = find_leaf(self, a, b, c, d)
-    local buckets, at = self.buckets, 1
-    while at <= #buckets and value > buckets[at] do
-        at = at + 1
-    end
-    local counts = leaf.counts
+    local buckets, counts = self.buckets, leaf.counts
+    -- Most values of a gateway are in the first one.
+    local at = value <= buckets[1] and 1 or bucket_of(buckets, value)
     counts[at] = counts[at] + 1
     leaf.sum = leaf.sum + value
     if not leaf.dirty then

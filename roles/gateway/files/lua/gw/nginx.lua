@@ -30,12 +30,63 @@ local balancer = require("ngx.balancer")
 local cjson = require("cjson.safe")
 local ssl = require("ngx.ssl")
 local ffi = require("ffi")
+local clear_table = require("table.clear")
+local new_table = require("table.new")
 
 local ceil, max = math.ceil, math.max
 local find, sub = string.find, string.sub
-local now_s = ngx.now
 
 local M = {}
+
+-- What nginx offers, each behind a small function. LuaJIT compiles functions that are called often, the innermost first. It
+-- cannot begin with one that ends in the call of a built-in function ("return tonumber(...)") or that was called as a
+-- metamethod, as those behind ngx.now, ngx.var, ngx.header and ngx.ctx. Having failed at one some times it compiles neither
+-- that nor any function that calls it. These can be compiled, and have the others inside. For the same reason the modules
+-- here put parentheses around a built-in function's result that they return.
+local ngx_now, ngx_start_time, var, header, arg = ngx.now, ngx.req.start_time, ngx.var, ngx.header, ngx.arg
+
+local ngx_exiting = ngx.worker.exiting
+
+local function now_s()
+    return (ngx_now())
+end
+
+local function start_time()
+    return (ngx_start_time())
+end
+
+local function variable(name)
+    local value = var[name]
+    return value
+end
+
+local function set_variable(name, value)
+    var[name] = value
+end
+
+local function set_header(name, value)
+    header[name] = value
+end
+
+local function context()
+    local ctx = ngx.ctx
+    return ctx
+end
+
+local function status_code()
+    local code = ngx.status
+    return code
+end
+
+local function exiting()
+    local ends = ngx_exiting()
+    return ends
+end
+
+local function filter_argument(index)
+    local value = arg[index]
+    return value
+end
 
 -- Bytes of an answer without a stream that are kept to find its usage in: that of the OpenAI API comes last.
 local TAIL = 65536
@@ -67,6 +118,9 @@ local runtime, seen, refused
 local started_at, loaded_at
 -- The objects of this worker.
 local worker
+-- Contexts of requests that have ended, to be used again: they are the largest tables that a request makes.
+local SPARES_MAX = 1024
+local spare, spares = {}, 0
 
 ffi.cdef([[
 int kill(int pid, int sig);
@@ -158,6 +212,9 @@ function M.init(given)
         -- Here and not later: nginx is still root, and workers may not read the key.
         client = client_of(options.client_pem)
     end
+    -- A request is one long way through many functions and short loops, not a loop that is gone through often. With LuaJIT's
+    -- own bounds more of it stays in the interpreter; longer traces than these have more values than the machine has registers.
+    jit.opt.start("maxrecord=4000", "maxside=1000", "loopunroll=60", "instunroll=20", "callunroll=10")
     started_at = ngx.time()
     seen = fingerprints()
     local config, found = load_files()
@@ -340,14 +397,14 @@ end
 
 -- ------------------------------------------------------------------------------------------------------------- access
 
-local function show_limits(ctx, header)
+local function show_limits(ctx)
     local limits = ctx.limits
     if limits then
         for i = 1, #LIMIT_HEADERS do
             local name = LIMIT_HEADERS[i]
             local value = limits[name]
             if value then
-                header[name] = value
+                set_header(name, value)
             end
         end
     end
@@ -356,13 +413,12 @@ end
 local function answer(ctx, code, body, retry_after)
     ctx.answered = true
     ngx.status = code
-    local header = ngx.header
-    header["Content-Type"] = "application/json"
-    header["Content-Length"] = #body
+    set_header("Content-Type", "application/json")
+    set_header("Content-Length", #body)
     if retry_after then
-        header["Retry-After"] = retry_after
+        set_header("Retry-After", retry_after)
     end
-    show_limits(ctx, header)
+    show_limits(ctx)
     ngx.print(body)
     return ngx.exit(ngx.HTTP_OK)
 end
@@ -398,20 +454,21 @@ local function answer_tokens(info, limits)
     return asked or limits.default_max_tokens, asked
 end
 
--- Wait for room. Returns nil when there is some, or a rejection.
-local function room(ctx, w, pool, limits)
+-- Is there room for a request? Returns "go", "wait" or "shed", and the load.
+local function ask_for_room(w, pool, priority, waiting)
+    local now = now_s()
+    w.breaker:refresh(now)
+    local load = w.shed:load(pool, w.slots, now, w.usable)
+    return w.shed:decide(priority, load, pool.name, waiting), load
+end
+
+-- Wait for room. verdict, load: what ask_for_room said. Returns nil when there is some, or a rejection.
+local function wait_for_room(ctx, w, pool, limits, verdict, load)
     local priority = limits.priority
     local until_then = limits.queue_ms
     local begin = now_s()
     local waited, waiting = 0, false
-    while true do
-        local now = now_s()
-        w.breaker:refresh(now)
-        local load = w.shed:load(pool, w.slots, now, w.usable)
-        local verdict = w.shed:decide(priority, load, pool.name, waiting)
-        if verdict == "go" then
-            break
-        end
+    while verdict ~= "go" do
         if verdict == "shed" or waited >= until_then then
             if waiting then
                 ctx.waiting = nil
@@ -431,13 +488,12 @@ local function room(ctx, w, pool, limits)
         end
         ngx.sleep(shed.next_delay(priority, waited, math.random))
         waited = (now_s() - begin) * 1000
+        verdict, load = ask_for_room(w, pool, priority, true)
     end
-    if waiting then
-        ctx.waiting = nil
-        w.shed:leave(priority, pool.name)
-        ctx.waited = now_s() - begin
-        w.count.wait:observe(ctx.waited, priority)
-    end
+    ctx.waiting = nil
+    w.shed:leave(priority, pool.name)
+    ctx.waited = now_s() - begin
+    w.count.wait:observe(ctx.waited, priority)
     return nil
 end
 
@@ -459,6 +515,44 @@ local function choose(ctx, w, tried)
     ctx.peer, ctx.probe, ctx.generation = peer, info.probe, info.generation
     w.count.affinity:inc(1, info.affinity)
     return peer
+end
+
+-- What the tenant may take of the limits. Returns the ticket, or nil and a rejection.
+local function take_ticket(ctx, w, tenant, reserve)
+    local now = now_s()
+    local ticket, rejection = w.limiter:admit(tenant, reserve, now)
+    if ticket then
+        ctx.ticket = ticket
+        set_variable("gw_ticket", limiter.encode(ticket))
+        w.retry:request(now)
+    end
+    ctx.limits = w.limiter:headers(tenant, now, new_table(0, 8), ticket)
+    return ticket, rejection
+end
+
+-- What the engine is chosen by, if prompts with the same beginning are to go to the same engine.
+local function affinity_key(w, tenant, pool, body, info)
+    local affinity = w.config.policy.affinity
+    if affinity.mode ~= "prefix" then
+        return nil
+    end
+    local key = info.prompt_cache_key
+    if not key then
+        -- A conversation that is shorter than what is compared grows with each turn: its beginning is no name for it yet.
+        if not info.prompt_at or info.prompt_bytes < affinity.bytes then
+            return nil
+        end
+        key = sub(body, info.prompt_at, info.prompt_at + affinity.bytes - 1)
+    end
+    return tenant.id .. pool.name .. key
+end
+
+-- What a request may cost: tokens of the prompt, and what to reserve for all of it.
+local function estimate(w, limits, info, each, paid)
+    local bytes = (info.prompt_bytes or 0) + (info.context_bytes or 0)
+    local prompt = tokens.estimate(bytes, limits.prompt_estimate)
+    local answers = (info.prompts or 1) * max(info.n or 1, info.best_of or 1)
+    return prompt, tokens.reserve(prompt, paid and each or 0, answers, w.config.policy.token_cost)
 end
 
 local function admit(ctx, w, tenant, body)
@@ -483,40 +577,24 @@ local function admit(ctx, w, tenant, body)
             "max_tokens: expected at most %d for this API key, found %d", limits.max_tokens, each), "max_tokens")
     end
     local paid = ctx.path ~= "/v1/embeddings"
-    local bytes = (info.prompt_bytes or 0) + (info.context_bytes or 0)
-    ctx.prompt_tokens = tokens.estimate(bytes, limits.prompt_estimate)
-    local answers = (info.prompts or 1) * max(info.n or 1, info.best_of or 1)
-    local reserve = tokens.reserve(ctx.prompt_tokens, paid and each or 0, answers, config.policy.token_cost)
+    local reserve
+    ctx.prompt_tokens, reserve = estimate(w, limits, info, each, paid)
     ctx.stream = info.stream
 
-    local rejection = room(ctx, w, pool, limits)
+    local verdict, load = ask_for_room(w, pool, limits.priority, false)
+    local rejection = verdict ~= "go" and wait_for_room(ctx, w, pool, limits, verdict, load)
     if rejection then
         return reject(ctx, rejection)
     end
-    local now = now_s()
     local ticket
-    ticket, rejection = w.limiter:admit(tenant, reserve, now)
+    ticket, rejection = take_ticket(ctx, w, tenant, reserve)
     if not ticket then
-        ctx.limits = w.limiter:headers(tenant, now, {})
         return reject(ctx, rejection)
     end
-    ctx.ticket = ticket
-    ngx.var.gw_ticket = limiter.encode(ticket)
-    ctx.limits = w.limiter:headers(tenant, now, {})
-    w.retry:request(now)
-
-    local affinity = config.policy.affinity
-    local key
-    -- A conversation that is shorter than what is compared grows with each turn: its beginning is no name for it yet.
-    if affinity.mode == "prefix" and (info.prompt_cache_key or (info.prompt_at and info.prompt_bytes >= affinity.bytes)) then
-        key = info.prompt_cache_key
-            or sub(body, info.prompt_at, info.prompt_at + affinity.bytes - 1)
-        key = tenant.id .. pool.name .. key
-    end
-    ctx.ask = { tokens = reserve, affinity_key = key }
+    ctx.ask = { tokens = reserve, affinity_key = affinity_key(w, tenant, pool, body, info) }
     local peer, why = choose(ctx, w, nil)
     if not peer then
-        w.limiter:abandon(ticket, now)
+        w.limiter:abandon(ticket, now_s())
         w.limiter:release(ticket)
         ctx.ticket = nil
         if NO_ENGINE[why] then
@@ -525,46 +603,57 @@ local function admit(ctx, w, tenant, body)
         return fail(ctx, "unavailable", nil, nil, 5)
     end
 
-    local wish = {}
-    if info.model ~= pool.name then
-        wish.model = pool.name
-    end
-    if paid and not asked then
-        wish.max_tokens = each
-    end
-    if info.stream and not info.include_usage then
-        wish.include_usage = true
-        ctx.strip = true
-    end
-    local edited = scan.edit(body, info, wish)
-    if edited ~= body then
-        ngx.req.set_body_data(edited)
+    ctx.strip = info.stream and not info.include_usage
+    if info.model ~= pool.name or (paid and not asked) or ctx.strip then
+        local edited = scan.edit(body, info, {
+            model = pool.name,
+            max_tokens = paid and not asked and each or nil,
+            include_usage = ctx.strip,
+        })
+        if edited ~= body then
+            ngx.req.set_body_data(edited)
+        end
     end
     -- Small requests say nothing of an engine's time to its first token that large ones do not say, too.
     w.count.own:observe(now_s() - ctx.begin, tenant.tier)
 end
 
-local function access(ctx)
-    local var, w = ngx.var, worker
-    ctx.w, ctx.begin = w, ngx.req.start_time()
-    local path, method = var.uri, ngx.req.get_method()
-    ctx.path = path
-    local parent, state
-    parent, state, ctx.trace = trace.continue(var.http_traceparent, var.http_tracestate, w.rand64, false)
-    var.gw_traceparent, var.gw_tracestate = parent, state or ""
+-- Note what a request is.
+local function begin(ctx, w)
+    ctx.w, ctx.begin, ctx.path = w, start_time(), variable("uri")
+    local parent = variable("http_traceparent")
+    local state = parent and variable("http_tracestate")
+    parent, state, ctx.trace = trace.continue(parent, state, w.rand64, false)
+    set_variable("gw_traceparent", parent)
+    if state then
+        set_variable("gw_tracestate", state)
+    end
+end
 
-    local address = var.remote_addr
+-- Who sends it: the tenant; or nil, why not, and the seconds for which the address is blocked.
+local function identify(w, address)
     local blocked, seconds = w.strikes:blocked(address, now_s())
     if blocked then
+        return nil, "blocked", seconds
+    end
+    return w.auth:check(variable("http_authorization") or variable("http_x_api_key"))
+end
+
+local function access(ctx)
+    local w = worker
+    begin(ctx, w)
+    local path, method = ctx.path, ngx.req.get_method()
+    local address = variable("remote_addr")
+    local tenant, why, seconds = identify(w, address)
+    if seconds then
         return fail(ctx, "too_many_failures", nil, nil, max(1, ceil(seconds)))
     end
-    local tenant, why = w.auth:check(var.http_authorization or var.http_x_api_key)
     if not tenant then
         -- Who sends no key guesses none: a health check, or a person with a browser.
         if why ~= "missing" then
             w.strikes:strike(address, now_s())
         end
-        ngx.header["WWW-Authenticate"] = "Bearer"
+        set_header("WWW-Authenticate", "Bearer")
         return fail(ctx, why .. "_key")
     end
     ctx.tenant = tenant
@@ -580,12 +669,12 @@ local function access(ctx)
         return fail(ctx, "method_not_allowed")
     end
     local limits = tenant.limits
-    local length = tonumber(var.http_content_length)
+    local length = tonumber(variable("http_content_length"))
     if length and length > limits.max_body then
         return fail(ctx, "too_large", string.format(
             "The request body has %d bytes, and %d are allowed for this API key.", length, limits.max_body))
     end
-    if var.http_content_encoding then
+    if variable("http_content_encoding") then
         return fail(ctx, "unsupported_media_type")
     end
     local body = body_of()
@@ -600,14 +689,21 @@ end
 
 -- access_by_lua: everything before an engine.
 function M.access()
-    return access(ngx.ctx)
+    local ctx = spare[spares]
+    if ctx then
+        spare[spares], spares = nil, spares - 1
+    else
+        ctx = new_table(0, 32)
+    end
+    ngx.ctx = ctx
+    return access(ctx)
 end
 
 -- ----------------------------------------------------------------------------------------------------------- balancer
 
 -- Did the engine say that it has too much to do? That is no failure of it. A 503 without a word is one.
 local function refused_work(code)
-    if code == 429 or (code == 503 and ngx.var.upstream_http_x_engine_rejected) then
+    if code == 429 or (code == 503 and variable("upstream_http_x_engine_rejected")) then
         return "rejected"
     end
     return nil
@@ -618,7 +714,7 @@ local function failed_try(ctx, w)
     local peer = ctx.peer
     ctx.peer = nil
     w.picker:discharge(peer, ctx.ask.tokens)
-    local code = retry.last(ngx.var.upstream_status)
+    local code = retry.last(variable("upstream_status"))
     local ok, kind
     if code == 503 or code == 429 then
         ok, kind = breaker.verdict(code, refused_work(code))
@@ -632,15 +728,15 @@ end
 
 -- balancer_by_lua: name the engine of a try.
 function M.balancer()
-    local ctx = ngx.ctx
+    local ctx = context()
     local w = ctx.w
     ctx.tries = (ctx.tries or 0) + 1
     if ctx.tries > 1 then
         local rules = w.config.policy.retry
         local peer, code = failed_try(ctx, w)
         local ok, why = retry.may_retry({
-            upstream_status = ngx.var.upstream_status,
-            bytes_sent_text = ngx.var.upstream_bytes_sent,
+            upstream_status = variable("upstream_status"),
+            bytes_sent_text = variable("upstream_bytes_sent"),
             header_or_body_forwarded = false,
             elapsed_ms = (now_s() - ctx.sent) * 1000,
             max_first_try_ms = rules.max_first_try_ms,
@@ -669,7 +765,10 @@ function M.balancer()
     end
     local peer, stream = ctx.peer, w.config.policy.stream
     -- In the header for operators, too, which is sent before the log phase.
-    ngx.var.gw_sni, ngx.var.gw_peer = peer.sni, peer.name
+    set_variable("gw_peer", peer.name)
+    if peer.sni ~= "" then
+        set_variable("gw_sni", peer.sni)
+    end
     balancer.set_timeouts(options.connect_s, options.send_s, max(stream.first_byte_s, stream.gap_s))
     local ok, err = balancer.set_current_peer(peer.dial, peer.port)
     if not ok then
@@ -685,15 +784,15 @@ local OWN_ERROR = { [502] = "bad_gateway", [503] = "overloaded", [504] = "timeou
 
 -- header_filter_by_lua.
 function M.header_filter()
-    local ctx = ngx.ctx
+    local ctx = context()
     if ctx.answered then
         return
     end
-    local header, now_code = ngx.header, ngx.status
+    local now_code = status_code()
     local own = ctx.instead
     if not own and now_code >= 400 then
         -- Did an engine answer, or is it nginx itself?
-        local times = ngx.var.upstream_header_time
+        local times = variable("upstream_header_time")
         own = times == nil or find(times, "%d[^,:]*$") == nil
     end
     if own then
@@ -701,13 +800,13 @@ function M.header_filter()
         local code = ctx.instead or now_code
         local _, body = errors.answer(errors.known[ctx.reason] and ctx.reason or OWN_ERROR[code] or "bad_request")
         ngx.status = code
-        header["Content-Type"] = "application/json"
-        header["Content-Length"] = #body
-        header["Retry-After"] = code == 503 and 2 or nil
+        set_header("Content-Type", "application/json")
+        set_header("Content-Length", #body)
+        set_header("Retry-After", code == 503 and 2 or nil)
         ctx.own = body
         ctx.reason = ctx.reason or OWN_ERROR[code]
     end
-    show_limits(ctx, header)
+    show_limits(ctx)
     if ctx.own or not ctx.ticket then
         return
     end
@@ -717,7 +816,7 @@ function M.header_filter()
         if type(kind) == "string" and find(kind, "text/event-stream", 1, true) then
             ctx.sse = sse.new({ strip_usage = ctx.strip })
             if ctx.strip then
-                header["Content-Length"] = nil
+                set_header("Content-Length", nil)
             end
         end
     end
@@ -737,8 +836,8 @@ end
 
 -- body_filter_by_lua.
 function M.body_filter()
-    local ctx, arg = ngx.ctx, ngx.arg
-    local chunk, last = arg[1], arg[2]
+    local ctx = context()
+    local chunk, last = filter_argument(1), filter_argument(2)
     if ctx.own then
         arg[1] = ctx.own_sent and "" or ctx.own
         ctx.own_sent = true
@@ -795,7 +894,7 @@ end
 -- What the engine's part of it says about the engine.
 local function verdict(ctx, code)
     if not code then
-        local found = retry.last(ngx.var.upstream_status)
+        local found = retry.last(variable("upstream_status"))
         if ngx.status == 499 then
             return "client"
         end
@@ -807,7 +906,7 @@ local function verdict(ctx, code)
         end
         -- Who ended it? nginx says 499 only before the header; afterwards the connection tells.
         if not ctx.complete then
-            return ngx.var.request_completion == "OK" and "stall" or "client"
+            return variable("request_completion") == "OK" and "stall" or "client"
         end
         return "stall"
     end
@@ -843,26 +942,57 @@ local function charge(ctx, w)
     return ctx.sent and tokens.cut(ctx.prompt_tokens, 0, nil, cost) or 0
 end
 
+local function count_tokens(ctx, w, usage)
+    local id = ctx.tenant.id
+    if usage then
+        w.count.tokens:inc(usage.prompt_tokens or 0, id, "prompt")
+        w.count.tokens:inc(usage.completion_tokens or 0, id, "completion")
+    end
+    w.count.charged:inc(ctx.charged or 0, id)
+end
+
 local function settle(ctx, w, now)
     local ticket = ctx.ticket
     local tries = ctx.tries or 0
     -- 503 in the place of an answer: every engine that was tried refused the work, or there was none.
     local never = tries == 0 or (not ctx.code and ctx.instead == 503)
-    if never or (not ctx.code and retry.last(ngx.var.upstream_bytes_sent) == 0) then
+    if never or (not ctx.code and retry.last(variable("upstream_bytes_sent")) == 0) then
         w.limiter:abandon(ticket, now)
         ctx.charged = 0
     else
         local amount, usage = charge(ctx, w)
         w.limiter:settle(ticket, amount, now)
         ctx.charged = amount or ticket.tokens
-        if usage then
-            local id = ctx.tenant.id
-            w.count.tokens:inc(usage.prompt_tokens or 0, id, "prompt")
-            w.count.tokens:inc(usage.completion_tokens or 0, id, "completion")
-        end
-        w.count.charged:inc(ctx.charged or 0, ctx.tenant.id)
+        count_tokens(ctx, w, usage)
     end
     w.limiter:release(ticket)
+end
+
+-- Take the request off its engine, and say to the breaker what became of it.
+local function leave_engine(ctx, w, now)
+    local peer = ctx.peer
+    w.picker:discharge(peer, ctx.ask.tokens)
+    if ctx.tries then
+        local cause = verdict(ctx, ctx.code)
+        if ctx.code == 503 or ctx.code == 429 then
+            cause = refused_work(ctx.code)
+            w.breaker:back_off(peer.name, 1, now)
+        end
+        local ok, kind = breaker.verdict(ctx.code, cause)
+        w.breaker:report(peer.name, ok, kind, now, ctx.probe, ctx.generation)
+    elseif ctx.probe then
+        w.breaker:report(peer.name, nil, "client", now, ctx.probe, ctx.generation)
+    end
+end
+
+local function count_request(ctx, w, now)
+    local tenant = ctx.tenant
+    local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
+    w.count.requests:inc(1, id, tier, STATUS[status_code()])
+    if ctx.answered and ctx.reason ~= "models" then
+        w.count.rejected:inc(1, id, ctx.reason or "")
+    end
+    w.count.seconds:observe(max(0, now - ctx.begin), tier)
 end
 
 local function finish(ctx)
@@ -871,55 +1001,64 @@ local function finish(ctx)
         w.shed:leave(ctx.waiting, ctx.waiting_pool)
     end
     if ctx.peer then
-        local peer = ctx.peer
-        w.picker:discharge(peer, ctx.ask.tokens)
-        if ctx.tries then
-            local cause = verdict(ctx, ctx.code)
-            if ctx.code == 503 or ctx.code == 429 then
-                cause = refused_work(ctx.code)
-                w.breaker:back_off(peer.name, 1, now)
-            end
-            local ok, kind = breaker.verdict(ctx.code, cause)
-            w.breaker:report(peer.name, ok, kind, now, ctx.probe, ctx.generation)
-        elseif ctx.probe then
-            w.breaker:report(peer.name, nil, "client", now, ctx.probe, ctx.generation)
-        end
+        leave_engine(ctx, w, now)
     end
     if ctx.ticket then
         settle(ctx, w, now)
     end
-    local tenant = ctx.tenant
-    local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
-    w.count.requests:inc(1, id, tier, STATUS[ngx.status])
-    if ctx.answered and ctx.reason ~= "models" then
-        w.count.rejected:inc(1, id, ctx.reason or "")
-    end
-    w.count.seconds:observe(max(0, now - ctx.begin), tier)
+    count_request(ctx, w, now)
 end
+
+-- Variables for the access log. They are empty already.
+local function describe(ctx)
+    if ctx.tenant then
+        set_variable("gw_tenant", ctx.tenant.id)
+    end
+    if ctx.model then
+        set_variable("gw_model", ctx.model)
+    end
+    if ctx.reason then
+        set_variable("gw_reason", ctx.reason)
+    end
+    if ctx.trace then
+        set_variable("gw_trace", ctx.trace)
+    end
+    if ctx.ttft then
+        set_variable("gw_ttft", string.format("%.3f", ctx.ttft))
+    end
+    if ctx.charged then
+        set_variable("gw_tokens", ctx.charged)
+    end
+end
+
+-- Did the log phase of the last request fail?
+local unfinished = false
 
 -- log_by_lua: give back what the request holds, however it ended.
 function M.log()
-    local ctx = ngx.ctx
+    local ctx = context()
     if ctx.w then
-        local ok, err = pcall(finish, ctx)
-        if not ok then
+        -- nginx notes an error of this phase in its log; the next request counts it. (Under pcall nothing that returns from
+        -- finish would be compiled.)
+        if unfinished then
             ctx.w.count.errors:inc(1, "log")
-            ngx.log(ngx.ERR, "the end of a request: ", err)
         end
-        if ngx.worker.exiting() then
+        unfinished = true
+        finish(ctx)
+        unfinished = false
+        if exiting() then
             ctx.w.metrics:flush(now_s())
         end
-        local var = ngx.var
-        var.gw_tenant = ctx.tenant and ctx.tenant.id or ""
-        var.gw_model = ctx.model or ""
-        var.gw_reason = ctx.reason or ""
-        var.gw_trace = ctx.trace or ""
-        var.gw_ttft = ctx.ttft and string.format("%.3f", ctx.ttft) or ""
-        var.gw_tokens = ctx.charged or ""
+        describe(ctx)
+        if spares < SPARES_MAX then
+            clear_table(ctx)
+            spares = spares + 1
+            spare[spares] = ctx
+        end
         return
     end
     -- The context is gone: an internal redirect.
-    local ticket = limiter.decode(ngx.var.gw_ticket)
+    local ticket = limiter.decode(variable("gw_ticket"))
     if ticket and worker then
         worker.limiter:settle(ticket, nil, now_s())
         worker.limiter:release(ticket)

@@ -18,7 +18,7 @@ local WINDOW = 10
 local BATCH = 32
 local TTL = WINDOW + 5
 
--- new{dict, conf}: conf {budget_percent, floor, max_tries, max_first_try_ms}
+-- new{dict, conf}: conf {budget_percent, floor}
 function M.new(options)
     local conf = options.conf
     return setmetatable({
@@ -147,20 +147,6 @@ function M.may_retry(try)
         return false, "started"
     end
     return true, "connect"
-end
-
--- May there be a second try, and is there one in the budget? try as for may_retry; max_tries and max_first_try_ms are those
--- of the configuration unless given. One that is allowed is taken out of the budget.
--- Returns true, reason or false, reason; in addition to those of may_retry, "budget".
-function M:decide(try, now)
-    local conf = self.conf
-    try.max_tries = try.max_tries or conf.max_tries
-    try.max_first_try_ms = try.max_first_try_ms or conf.max_first_try_ms
-    local ok, reason = M.may_retry(try)
-    if ok and not self:take(now) then
-        return false, "budget"
-    end
-    return ok, reason
 end
 
 return M

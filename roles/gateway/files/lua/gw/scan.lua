@@ -10,12 +10,28 @@
 -- something. Inside nested values the structure is checked as well, because a wrong idea of where a string ends is a wrong
 -- idea of everything behind it; only the spelling of nested numbers and of escapes in nested strings is the engine's task.
 
+local ffi = require("ffi")
+local new_table = require("table.new")
+
 local M = {}
 
 local byte, char, find, match, sub = string.byte, string.char, string.find, string.match, string.sub
 local gsub, lower = string.gsub, string.lower
 local concat = table.concat
 local floor = math.floor
+local C, cast = ffi.C, ffi.cast
+
+ffi.cdef([[
+size_t strspn(const char *text, const char *accept);
+size_t strcspn(const char *text, const char *reject);
+]])
+
+local CHARS = ffi.typeof("const char *")
+local DIGITS, WORD = "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789_"
+local CONTROLS = "\127"
+for code = 1, 31 do
+    CONTROLS = CONTROLS .. char(code)
+end
 
 local QUOTE, BACKSLASH, COMMA, COLON = 34, 92, 44, 58
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY = 123, 125, 91 -- a closing one is its opening one + 2
@@ -28,9 +44,15 @@ M.MAX_STRING = 512
 M.MAX_TOKENS = 1000000000
 M.MAX_CHOICES = 1024
 
--- The next byte that is no white space: its position and value (nil at the end).
-local function space(text, pos)
-    local c = byte(text, pos)
+-- LuaJIT does not compile patterns, and loops that are seldom gone through twice only badly. So C counts bytes, and what is
+-- usual in a request comes before a loop and not in it.
+
+-- How many bytes from pos on are in a set. It ends at a zero byte, which is in none.
+local function span(text, pos, set)
+    return (tonumber(C.strspn(cast(CHARS, text) + (pos - 1), set)))
+end
+
+local function spaces(text, pos, c)
     while c == 32 or c == 10 or c == 13 or c == 9 do
         pos = pos + 1
         c = byte(text, pos)
@@ -38,10 +60,20 @@ local function space(text, pos)
     return pos, c
 end
 
--- The position of the quote that ends the string whose first quote is at pos, or nil. A quote counts when an even number
--- of backslashes stands before it; each run of backslashes is looked at once, so the cost is linear for any input.
-local function string_end(text, pos)
-    local close = find(text, '"', pos + 1, true)
+-- The next byte that is no white space: its position and value (nil at the end).
+local function space(text, pos)
+    local c = byte(text, pos)
+    if c == 32 then
+        pos = pos + 1
+        c = byte(text, pos)
+    end
+    if not c or c > 32 then
+        return pos, c
+    end
+    return spaces(text, pos, c)
+end
+
+local function escaped_end(text, close)
     while close do
         if byte(text, close - 1) ~= BACKSLASH then
             return close
@@ -58,6 +90,16 @@ local function string_end(text, pos)
     return nil
 end
 
+-- The position of the quote that ends the string whose first quote is at pos, or nil. A quote counts when an even number
+-- of backslashes stands before it; each run of backslashes is looked at once, so the cost is linear for any input.
+local function string_end(text, pos)
+    local close = find(text, '"', pos + 1, true)
+    if not close or byte(text, close - 1) ~= BACKSLASH then
+        return close
+    end
+    return escaped_end(text, close)
+end
+
 -- The last byte of the number or literal that begins at pos, or nil, what is wrong, where.
 local function scalar(text, pos)
     local c = byte(text, pos)
@@ -65,11 +107,7 @@ local function scalar(text, pos)
         return nil, "the text ends early", pos
     end
     if c == 45 or (c >= 48 and c <= 57) then
-        repeat
-            pos = pos + 1
-            c = byte(text, pos)
-        until not c or not ((c >= 48 and c <= 57) or c == 46 or c == 101 or c == 69 or c == 45 or c == 43)
-        return pos - 1
+        return pos + span(text, pos, "0123456789.eE+-") - 1
     end
     if c == 116 and sub(text, pos, pos + 3) == "true" or c == 110 and sub(text, pos, pos + 3) == "null" then
         return pos + 3
@@ -101,28 +139,49 @@ end
 -- The kinds of the containers that are open, by depth. One table for all calls: nothing here yields.
 local kinds = {}
 
--- The last byte of the value that begins at pos, or nil, what is wrong, where.
-local function skip(text, pos)
-    local c = byte(text, pos)
-    local depth = 0
+-- The last byte of the object or array that begins at pos, or nil, what is wrong, where.
+local function container(text, pos, c)
+    local depth, value = 0, true
     while true do
-        local ended = true
-        if c == QUOTE then
+        if not value then
+            -- pos is the last byte of a value: leave the container that ends here, or go to the next value.
+            if depth == 0 then
+                return pos
+            end
+            local kind = kinds[depth]
+            pos, c = space(text, pos + 1)
+            if c == COMMA then
+                pos, c = space(text, pos + 1)
+                value = true
+                if kind == OPEN_OBJECT then
+                    local from, first, where = after_name(text, pos)
+                    if not from then
+                        return nil, first, where
+                    end
+                    pos, c = from, first
+                end
+            elseif c == kind + 2 then
+                depth = depth - 1
+            else
+                return nil, kind == OPEN_OBJECT and 'expected a comma or "}"' or 'expected a comma or "]"', pos
+            end
+        elseif c == QUOTE then
             local close = string_end(text, pos)
             if not close then
                 return nil, "a string has no end", pos
             end
-            pos = close
+            pos, value = close, false
         elseif c == OPEN_OBJECT or c == OPEN_ARRAY then
             if depth >= M.MAX_DEPTH then
                 return nil, "values are nested deeper than " .. M.MAX_DEPTH .. " levels", pos
             end
             local kind = c
             pos, c = space(text, pos + 1)
-            if c ~= kind + 2 then
+            if c == kind + 2 then
+                value = false
+            else
                 depth = depth + 1
                 kinds[depth] = kind
-                ended = false
                 if kind == OPEN_OBJECT then
                     local from, first, where = after_name(text, pos)
                     if not from then
@@ -136,33 +195,24 @@ local function skip(text, pos)
             if not last then
                 return nil, why, where
             end
-            pos = last
-        end
-        -- pos is the last byte of a value: leave the containers that end here, up to the next value.
-        while ended do
-            if depth == 0 then
-                return pos
-            end
-            pos, c = space(text, pos + 1)
-            if c == COMMA then
-                pos, c = space(text, pos + 1)
-                if kinds[depth] == OPEN_OBJECT then
-                    local from, first, where = after_name(text, pos)
-                    if not from then
-                        return nil, first, where
-                    end
-                    pos, c = from, first
-                end
-                ended = false
-            elseif c == kinds[depth] + 2 then
-                depth = depth - 1
-            elseif kinds[depth] == OPEN_OBJECT then
-                return nil, 'expected a comma or "}"', pos
-            else
-                return nil, 'expected a comma or "]"', pos
-            end
+            pos, value = last, false
         end
     end
+end
+
+-- The last byte of the value that begins at pos, or nil, what is wrong, where.
+local function skip(text, pos)
+    local c = byte(text, pos)
+    if c == QUOTE then
+        local close = string_end(text, pos)
+        if not close then
+            return nil, "a string has no end", pos
+        end
+        return close
+    elseif c == OPEN_OBJECT or c == OPEN_ARRAY then
+        return container(text, pos, c)
+    end
+    return scalar(text, pos)
 end
 
 -- One member of an object. pos: where its name's first quote should be.
@@ -185,7 +235,7 @@ local function member(text, pos)
 end
 
 -- For the modules that read answers: the same walk over JSON.
-M.space, M.skip, M.member, M.string_end = space, skip, member, string_end
+M.space, M.skip, M.member, M.string_end, M.span = space, skip, member, string_end, span
 
 local SHORT = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ['"'] = '"', ["\\"] = "\\", ["/"] = "/" }
 
@@ -245,6 +295,10 @@ M.unescape = unescape
 
 -- Does a text have the form of a JSON number?
 local function is_number(text)
+    -- Digits alone are usual.
+    if byte(text) ~= 48 and span(text, 1, DIGITS) == #text then
+        return text ~= ""
+    end
     local pos = match(text, "^%-?0()") or match(text, "^%-?[1-9]%d*()")
     if not pos then
         return false
@@ -305,7 +359,7 @@ local function lookup(fields, text, first, last)
     end
     local name = sub(text, first, last)
     local known = fields[name]
-    if known or not find(name, "[^%l%d_]") then
+    if known or span(name, 1, WORD) == #name then
         return known
     end
     local plain = unescape(name)
@@ -370,7 +424,7 @@ local function read(info, known, text, from, to)
             return name .. ": longer than " .. M.MAX_STRING .. " bytes"
         end
         local value = sub(text, from + 1, to - 1)
-        if find(value, "%c") then
+        if tonumber(C.strcspn(value, CONTROLS)) ~= #value then
             return name .. ": a control character in a string"
         end
         value = unescape(value)
@@ -457,10 +511,9 @@ function M.scan(body)
     if c ~= OPEN_OBJECT then
         return invalid("expected an object", pos)
     end
-    local info = {
-        open = pos, empty = false, stream = false, has_stream_options = false,
-        prompt_bytes = 0, context_bytes = 0, prompts = 1,
-    }
+    local info = new_table(0, 32)
+    info.open, info.empty, info.stream, info.has_stream_options = pos, false, false, false
+    info.prompt_bytes, info.context_bytes, info.prompts = 0, 0, 1
     pos, c = space(body, pos + 1)
     if c == CLOSE_OBJECT then
         info.empty = true

@@ -8,12 +8,17 @@ local M = {}
 
 local fill = ffi.string
 
-ffi.cdef("unsigned char *SHA256(const unsigned char *data, size_t length, unsigned char *digest);")
+-- Not SHA256(), which looks for the best implementation at each call.
+ffi.cdef([[
+int SHA256_Init(uint64_t *state);
+int SHA256_Update(uint64_t *state, const char *data, size_t length);
+int SHA256_Final(unsigned char *digest, uint64_t *state);
+]])
 
 -- nginx has libcrypto in its process already: that one first, so that a worker never holds two versions of it.
 local function find_library()
     local function usable(library)
-        return library.SHA256 ~= nil
+        return library.SHA256_Init ~= nil
     end
     if pcall(usable, ffi.C) then
         return ffi.C
@@ -30,6 +35,8 @@ local function find_library()
 end
 
 local crypto = find_library()
+-- A little more than libcrypto's structure has.
+local state = ffi.new("uint64_t[32]")
 local digest = ffi.new("unsigned char[32]")
 local text = ffi.new("unsigned char[64]")
 
@@ -42,24 +49,29 @@ end
 
 local REFUSED = "libcrypto could not compute SHA-256"
 
+local function compute(value)
+    return crypto.SHA256_Init(state) == 1 and crypto.SHA256_Update(state, value, #value) == 1
+        and crypto.SHA256_Final(digest, state) == 1
+end
+
 -- The digest of a string (any bytes): 32 bytes as a string, or nil and a sentence when libcrypto refuses.
 function M.raw(value)
-    if crypto.SHA256(value, #value, digest) == nil then
+    if not compute(value) then
         return nil, REFUSED
     end
-    return fill(digest, 32)
+    return (fill(digest, 32))
 end
 
 -- The digest as 64 lower-case hexadecimal digits, or nil and a sentence.
 function M.hex(value)
-    if crypto.SHA256(value, #value, digest) == nil then
+    if not compute(value) then
         return nil, REFUSED
     end
     for at = 0, 31 do
         local one = digest[at]
         text[2 * at], text[2 * at + 1] = HIGH[one], LOW[one]
     end
-    return fill(text, 64)
+    return (fill(text, 64))
 end
 
 return M

@@ -12,7 +12,7 @@
 -- percentile of the time to the first token was above the target, and raised by 0.01 otherwise. Load and thresholds are no
 -- hard limits (max_inflight of each engine is one): workers that look at the same moment may let in one request each.
 --
--- Keys. slots: w:PRIORITY and w:PRIORITY:POOL waiters. dict: sf:POOL the factor; sh:POOL:B counts of times in bucket B;
+-- Keys. slots: w:PRIORITY, w:PRIORITY:POOL and w:*:POOL waiters. dict: sf:POOL the factor; sh:POOL:B counts of times in bucket B;
 -- sl:POOL latch of the second; sw:POOL seconds that few times have been collected for.
 
 local M = {}
@@ -64,11 +64,11 @@ function M.new(options)
     }, M)
 end
 
--- Names of the keys of waiters of one priority in a pool.
+-- Names of the keys of waiters in a pool, by priority and of all ("*").
 local function waiter_key(self, priority, pool)
     local keys = self.keys[pool]
     if not keys then
-        keys = {}
+        keys = { ["*"] = "w:*:" .. pool }
         for i = 1, #ORDER do
             keys[ORDER[i]] = "w:" .. ORDER[i] .. ":" .. pool
         end
@@ -101,6 +101,13 @@ function M:factor(pool)
     return self.factors[pool]
 end
 
+local function include(sum, peer, key, loads, usable)
+    if peer.state == "up" and (not usable or usable(peer)) then
+        sum.tokens = sum.tokens + loads:value(key)
+        sum.capacity = sum.capacity + peer.capacity_tokens
+    end
+end
+
 -- Tokens in flight over capacity (times the factor) of the engines of a pool that can be used.
 --   pool: {name, peers}; loads: a gw.slots with value("k:NAME"); now: seconds
 --   usable(peer) -> boolean: well, and not held back by its breaker; nil: all that are up
@@ -108,25 +115,31 @@ end
 function M:load(pool, loads, now, usable)
     local peers, sum = pool.peers, self.sums[pool]
     if not sum then
-        sum = { at = -1, load = 0, keys = {} }
+        sum = { at = -1, load = 0, tokens = 0, capacity = 0, keys = {} }
         for i = 1, #peers do
             sum.keys[i] = "k:" .. peers[i].name
         end
         self.sums[pool] = sum
     end
     if #peers <= SMALL_POOL or now - sum.at >= SUM_S or now < sum.at then
-        local tokens, capacity = 0, 0
+        sum.at, sum.tokens, sum.capacity = now, 0, 0
         for i = 1, #peers do
-            local peer = peers[i]
-            if peer.state == "up" and (not usable or usable(peer)) then
-                tokens = tokens + loads:value(sum.keys[i])
-                capacity = capacity + peer.capacity_tokens
-            end
+            include(sum, peers[i], sum.keys[i], loads, usable)
         end
-        sum.at = now
-        sum.load = capacity > 0 and tokens / capacity or math.huge
+        sum.load = sum.capacity > 0 and sum.tokens / sum.capacity or math.huge
     end
     return sum.load / self:factor(pool.name)
+end
+
+-- Would it go before one that has more right to?
+local function overtakes(self, priority, pool, waiting)
+    -- Of its own priority, who waits was here before who does not.
+    for i = 1, waiting and RANK[priority] - 1 or RANK[priority] do
+        if self.slots:value(waiter_key(self, ORDER[i], pool)) > 0 then
+            return true
+        end
+    end
+    return false
 end
 
 -- What to do with a request.
@@ -134,19 +147,8 @@ end
 --   waiting: whether the request is counted as a waiter already
 -- Returns "go"; "wait" (enter, sleep next_delay and ask again, if the request may wait: else it is shed); or "shed".
 function M:decide(priority, load, pool, waiting)
-    local slots = self.slots
-    local go = load < self.conf.thresholds[priority]
-    if go then
-        -- Of its own priority, who waits was here before who does not.
-        local upto = waiting and RANK[priority] - 1 or RANK[priority]
-        for i = 1, upto do
-            if slots:value(waiter_key(self, ORDER[i], pool)) > 0 then
-                go = false
-                break
-            end
-        end
-    end
-    if go then
+    if load < self.conf.thresholds[priority]
+        and (self.slots:value(waiter_key(self, "*", pool)) == 0 or not overtakes(self, priority, pool, waiting)) then
         return "go"
     end
     -- No engine at all is not a matter of waiting for room.
@@ -163,6 +165,8 @@ function M:enter(priority, pool)
     if limit == 0 or not self.slots:acquire("w:" .. priority, limit) then
         return false
     end
+    -- That of all first, and last when it leaves: it is what others look at.
+    self.slots:add(waiter_key(self, "*", pool), 1)
     self.slots:add(waiter_key(self, priority, pool), 1)
     return true
 end
@@ -171,6 +175,7 @@ end
 function M:leave(priority, pool)
     self.slots:release("w:" .. priority)
     self.slots:add(waiter_key(self, priority, pool), -1)
+    self.slots:add(waiter_key(self, "*", pool), -1)
 end
 
 -- How many of a priority wait, in a pool or (pool nil) in all.

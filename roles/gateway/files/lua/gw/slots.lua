@@ -35,6 +35,9 @@ local SUSPECT_FOR = 60
 -- Counters that are looked at closely in one comparison; the others have their turn in the next.
 local CLOSE_LOOKS = 500
 
+-- Names of lines, remembered per worker. Forgotten as a whole when there are so many.
+local LINES_MAX = 20000
+
 -- Raise a number, which is made if it is not there. Returns its new value, or nil without memory.
 local function raise(dict, name, n)
     local value, err = dict:incr(name, n)
@@ -74,6 +77,8 @@ function M.new(options)
         -- The processes that may hold something, as this worker last read them, and when that was.
         pids = {},
         generation = nil,
+        lines = {},
+        line_count = 0,
         -- Operations that a dict refused for lack of memory.
         failures = 0,
         -- Counters that were put right.
@@ -95,10 +100,23 @@ function M.new(options)
     return self
 end
 
+-- The name of the worker's own line.
+local function line_of(self, key)
+    local line = self.lines[key]
+    if not line then
+        if self.line_count >= LINES_MAX then
+            self.lines, self.line_count = {}, 0
+        end
+        line = self.prefix .. key
+        self.lines[key], self.line_count = line, self.line_count + 1
+    end
+    return line
+end
+
 -- Lower the worker's own line by n at the most; returns by how much. Nobody else writes it while the worker lives, so
 -- an empty one can be deleted.
 local function unnote(self, key, n)
-    local ledger, name = self.ledger, self.prefix .. key
+    local ledger, name = self.ledger, line_of(self, key)
     local left = ledger:incr(name, -n)
     if not left then
         return 0
@@ -122,7 +140,7 @@ local function hold(self, key, n, limit)
         self.dict:incr(key, -n)
         return used
     end
-    if not raise(self.ledger, self.prefix .. key, n) then
+    if not raise(self.ledger, line_of(self, key), n) then
         self.dict:incr(key, -n)
         self.failures = self.failures + 1
         return nil
@@ -166,7 +184,7 @@ end
 
 -- What is in use.
 function M:value(key)
-    return max(0, self.dict:get(key) or 0)
+    return (max(0, self.dict:get(key) or 0))
 end
 
 -- A worker that ends by itself has given back everything and is no longer one.

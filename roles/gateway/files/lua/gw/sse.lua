@@ -18,7 +18,7 @@ M.__index = M
 local byte, find, gsub, match, sub = string.byte, string.find, string.gsub, string.match, string.sub
 local concat = table.concat
 local cast, copy, fill = ffi.cast, ffi.copy, ffi.string
-local space, skip, member = scan.space, scan.skip, scan.member
+local space, skip, member, span = scan.space, scan.skip, scan.member, scan.span
 
 local LF, CR, QUOTE, COLON, COMMA, CLOSE_OBJECT = 10, 13, 34, 58, 44, 125
 
@@ -47,17 +47,11 @@ function M.new(options)
     }, M)
 end
 
--- The end of the first event: position of the last byte of the empty line that ends it, or nil.
-local function event_end(text, pos)
-    local c = byte(text, pos)
-    if c == LF then
-        return pos
-    elseif c == CR and byte(text, pos + 1) == LF then
-        return pos + 1
-    end
-    local at = find(text, "\n", pos, true)
+-- As in gw.scan, what is usual comes before a loop and not in it.
+
+local function later_end(text, at)
     while at do
-        c = byte(text, at + 1)
+        local c = byte(text, at + 1)
         if c == LF then
             return at + 1
         elseif c == CR and byte(text, at + 2) == LF then
@@ -68,11 +62,22 @@ local function event_end(text, pos)
     return nil
 end
 
--- Where the value of the next member of this name begins, at any depth, and its first byte; nil when there is none.
--- name: the name with its last quote. The first one is compared by hand: a search for text that begins with a quote stops
--- at every quote, and JSON is full of them.
-local function value_of(text, name, pos)
-    local at, last = find(text, name, pos, true)
+-- The end of the first event: position of the last byte of the empty line that ends it, or nil.
+local function event_end(text, pos)
+    local c = byte(text, pos)
+    if c == LF then
+        return pos
+    elseif c == CR and byte(text, pos + 1) == LF then
+        return pos + 1
+    end
+    local at = find(text, "\n", pos, true)
+    if at and byte(text, at + 1) == LF then
+        return at + 1
+    end
+    return later_end(text, at)
+end
+
+local function later_value(text, name, at, last)
     while at do
         if byte(text, at - 1) == QUOTE then
             local colon, c = space(text, last + 1)
@@ -85,11 +90,24 @@ local function value_of(text, name, pos)
     return nil
 end
 
+-- Where the value of the next member of this name begins, at any depth, and its first byte; nil when there is none.
+-- name: the name with its last quote. The first one is compared by hand: a search for text that begins with a quote stops
+-- at every quote, and JSON is full of them.
+local function value_of(text, name, pos)
+    local at, last = find(text, name, pos, true)
+    if not at then
+        return nil
+    elseif byte(text, at - 1) == QUOTE and byte(text, last + 1) == COLON then
+        return space(text, last + 2)
+    end
+    return later_value(text, name, at, last)
+end
+
 -- Members of a delta that carry what the model wrote. The value is a string that is not empty, or a list that is not.
 local CONTENT = { 'content"', 'text"', 'reasoning_content"', 'reasoning"', 'refusal"', 'tool_calls"', 'arguments"' }
 local CALLS = 6
 
-local function has_content(text, pos)
+local function has_any_content(text, pos)
     for index = 1, #CONTENT do
         local name = CONTENT[index]
         local at, c = value_of(text, name, pos)
@@ -108,11 +126,36 @@ local function has_content(text, pos)
     return false
 end
 
+local function has_content(text, pos)
+    local place, first = value_of(text, CONTENT[1], pos)
+    if first == QUOTE and byte(text, place + 1) ~= QUOTE then
+        return true
+    end
+    return has_any_content(text, pos)
+end
+
 -- A whole number >= 0 that is the value from..to, or nil.
 local function whole(text, from, to)
-    local digits = match(sub(text, from, to), "^%d+$")
-    local value = digits and #digits <= 15 and tonumber(digits)
-    return value or nil
+    local size = to - from + 1
+    if size > 15 or span(text, from, "0123456789") ~= size then
+        return nil
+    end
+    return (tonumber(sub(text, from, to)))
+end
+
+-- The cached_tokens of the object that begins at pos, or nil. Its structure was checked.
+local function cached_tokens(text, pos)
+    local cached, c
+    pos, c = space(text, pos + 1)
+    while c ~= CLOSE_OBJECT do
+        local close, from, to, at, what = member(text, pos)
+        if sub(text, pos + 1, close - 1) == "cached_tokens" then
+            cached = whole(text, from, to)
+        end
+        c = what
+        pos = space(text, at + 1)
+    end
+    return cached
 end
 
 -- Read the usage object that begins at pos into a table (a new one when into is nil). Returns the table, or nil.
@@ -135,16 +178,7 @@ local function read_usage(text, pos, into)
         elseif name == "prompt_cache_hit_tokens" then
             hits = whole(text, from, to)
         elseif name == "prompt_tokens_details" and byte(text, from) == 123 then
-            local inner
-            from, inner = space(text, from + 1)
-            while inner ~= CLOSE_OBJECT do
-                local last, first, stop, after, follows = member(text, from)
-                if sub(text, from + 1, last - 1) == "cached_tokens" then
-                    cached = whole(text, first, stop)
-                end
-                inner = follows
-                from = space(text, after + 1)
-            end
+            cached = cached_tokens(text, from) or cached
         end
         c = what
         pos = space(text, at + 1)
@@ -357,6 +391,16 @@ function M:feed(chunk, last)
     local flags, strip = self.flags, self.strip
     flags.first, flags.error, flags.done = false, false, false
     chunk = chunk or ""
+    if self.count == 0 and not self.passing and #chunk <= M.MAX_EVENT and event_end(chunk, 1) == #chunk then
+        -- One whole event, as it nearly always is.
+        local from, to = event(self, chunk, 1, #chunk)
+        if not strip or not from then
+            return chunk, flags
+        elseif to then
+            return without(chunk, from, to, #chunk), flags
+        end
+        return from ~= DROP and from or "", flags
+    end
     local ahead
     local text = chunk
     if self.passing then
@@ -472,42 +516,65 @@ function M:inside()
     return self.passing or (not self.strip and self.count > 0)
 end
 
+-- The usage object that begins at a place, if only other members, one closing brace and white space come behind it; or nil.
+local function usage_at_end(text, from)
+    local to = skip(text, from)
+    if not to then
+        return nil
+    end
+    local pos, what = space(text, to + 1)
+    while what == COMMA do
+        pos = space(text, pos + 1)
+        local close, _
+        close, _, _, pos, what = member(text, pos)
+        if not close then
+            return nil
+        end
+    end
+    if what ~= CLOSE_OBJECT then
+        return nil
+    end
+    local _, more = space(text, pos + 1)
+    if more then
+        return nil
+    end
+    return read_usage(text, from)
+end
+
 -- The usage of an answer that is not a stream. text: the whole body or the end of it (the last 64 KB are plenty).
 -- It is found from the end: the object that a name "usage" stands before and behind which only other members, one closing
 -- brace and white space come. So it does not matter where the text begins, and neither a usage further inside nor text
 -- about usage is taken for it. The answer must be complete: a cut right behind an inner usage looks like an end.
 -- Returns a usage table as in new(), or nil.
 function M.usage_of(text)
-    local places, count = {}, 0
     local at, c = value_of(text, 'usage"', 1)
+    if not at then
+        return nil
+    end
+    local next_at, next_c = value_of(text, 'usage"', at)
+    if not next_at then
+        -- As it is nearly always.
+        if c == 123 then
+            return usage_at_end(text, at)
+        end
+        return nil
+    end
+    local places, count = {}, 0
     while at do
         if c == 123 then
             count = count + 1
             places[count] = at
         end
-        at, c = value_of(text, 'usage"', at)
+        at, c = next_at, next_c
+        if at then
+            next_at, next_c = value_of(text, 'usage"', at)
+        end
     end
     -- Few names are tried, so that an answer full of them costs no more than others.
     for index = count, math.max(1, count - 7), -1 do
-        local from = places[index]
-        local to = skip(text, from)
-        local pos, what
-        if to then
-            local close, _
-            pos, what = space(text, to + 1)
-            while what == COMMA do
-                pos = space(text, pos + 1)
-                close, _, _, pos, what = member(text, pos)
-                if not close then
-                    break
-                end
-            end
-            if what == CLOSE_OBJECT then
-                _, what = space(text, pos + 1)
-                if not what then
-                    return read_usage(text, places[index])
-                end
-            end
+        local usage = usage_at_end(text, places[index])
+        if usage then
+            return usage
         end
     end
     return nil

@@ -434,7 +434,11 @@ local function pool_part(out, pool, now)
     for _, peer in ipairs(pool.peers) do
         timed = timed or is_number(peer.ttft_ms)
     end
-    head(out, { "Engine", "Region", "Status", "Breaker", "#Weight", "Requests", "Tokens in flight", timed and "#First token" or nil })
+    local columns = { "Engine", "Region", "Status", "Breaker", "#Weight", "Requests", "Tokens in flight" }
+    if timed then
+        columns[#columns + 1] = "#First token"
+    end
+    head(out, columns)
     for _, peer in ipairs(pool.peers) do
         peer_row(out, peer, now, timed)
     end

@@ -33,9 +33,9 @@ local MOST = 2 ^ 40
 -- Returns a whole number, at least 1.
 function M.estimate(bytes, mode)
     if mode == "bound" then
-        return max(1, ceil(bytes))
+        return (max(1, ceil(bytes)))
     end
-    return max(1, ceil(bytes * TYPICAL - HAIR))
+    return (max(1, ceil(bytes * TYPICAL - HAIR)))
 end
 
 -- What to reserve for a request.
@@ -45,14 +45,14 @@ end
 function M.reserve(prompt_estimate, max_tokens, n, cost)
     n = n or 1
     if not cost then
-        return max(1, ceil(prompt_estimate + n * max_tokens))
+        return (max(1, ceil(prompt_estimate + n * max_tokens)))
     end
-    return max(1, ceil(prompt_estimate * cost.prompt + n * max_tokens * cost.completion - HAIR))
+    return (max(1, ceil(prompt_estimate * cost.prompt + n * max_tokens * cost.completion - HAIR)))
 end
 
 local function count(value)
     if type(value) == "number" and value >= 0 and value <= MOST then
-        return floor(value)
+        return (floor(value))
     end
     return nil
 end
@@ -84,7 +84,7 @@ local function charge(prompt, cached, completion, cost)
         return prompt + completion
     end
     local sum = (prompt - cached) * cost.prompt + cached * cost.cached_prompt + completion * cost.completion
-    return max(0, ceil(sum - HAIR))
+    return (max(0, ceil(sum - HAIR)))
 end
 
 -- What an answer is charged whose engine has counted it.

@@ -3,18 +3,19 @@
 -- W3C Trace Context: read traceparent and tracestate, make ids, write the header for the engine.
 
 local bit = require("bit")
+local ffi = require("ffi")
 
 local M = {}
 
 local band, rshift = bit.band, bit.rshift
 local byte, find, sub = string.byte, string.find, string.sub
 local floor = math.floor
+local fill = ffi.string
 
--- Hexadecimal text of each 16-bit half is made of two of these.
-local HEX = {}
-for value = 0, 255 do
-    HEX[value] = string.format("%02x", value)
-end
+local FLAGS = { [0] = "00", "01", "02", "03" }
+-- Ids are put together in a buffer: of strings that are alike, LuaJIT must tell each new one from all others.
+local DIGITS = ffi.new("unsigned char[16]", { byte("0123456789abcdef", 1, 16) })
+local buffer = ffi.new("unsigned char[32]")
 
 local NO_TRACE, NO_PARENT = string.rep("0", 32), string.rep("0", 16)
 
@@ -71,37 +72,47 @@ function M.state(value)
     return value
 end
 
-local function hex32(value)
-    -- bit operations see the number modulo 2^32.
-    return HEX[band(rshift(value, 24), 255)] .. HEX[band(rshift(value, 16), 255)]
-        .. HEX[band(rshift(value, 8), 255)] .. HEX[band(value, 255)]
+-- Put eight digits into the buffer. Bit operations see the number modulo 2^32.
+local function put(at, value)
+    buffer[at], buffer[at + 1] = DIGITS[rshift(value, 28)], DIGITS[band(rshift(value, 24), 15)]
+    buffer[at + 2], buffer[at + 3] = DIGITS[band(rshift(value, 20), 15)], DIGITS[band(rshift(value, 16), 15)]
+    buffer[at + 4], buffer[at + 5] = DIGITS[band(rshift(value, 12), 15)], DIGITS[band(rshift(value, 8), 15)]
+    buffer[at + 6], buffer[at + 7] = DIGITS[band(rshift(value, 4), 15)], DIGITS[band(value, 15)]
 end
 
 -- source(rand): from rand() in [0, 1) a function that returns two whole numbers from 0 to 2^32 - 1: 64 random bits.
 -- Two calls of rand, because it may not have 64 good bits. Workers must not share a seed.
 function M.source(rand)
     return function()
-        return floor(rand() * 4294967296), floor(rand() * 4294967296)
+        return floor(rand() * 4294967296), (floor(rand() * 4294967296))
     end
+end
+
+local function put_child(at, high, low)
+    put(at, high)
+    put(at + 8, high == 0 and low == 0 and 1 or low)
 end
 
 -- A new span id: 16 digits, never all zero. rand64() returns two numbers as source makes them.
 function M.child(rand64)
     local high, low = rand64()
-    if high == 0 and low == 0 then
-        low = 1
-    end
-    return hex32(high) .. hex32(low)
+    put_child(0, high, low)
+    return (fill(buffer, 16))
 end
 
 -- A new trace id (32 digits, never all zero) and span id.
 function M.root(rand64)
-    return M.child(rand64) .. M.child(rand64), M.child(rand64)
+    local high, low = rand64()
+    put_child(0, high, low)
+    high, low = rand64()
+    put_child(16, high, low)
+    local id = fill(buffer, 32)
+    return id, M.child(rand64)
 end
 
 -- The header for a span. flags: a number as parse returns it.
 function M.format(trace, span, flags)
-    return "00-" .. trace .. "-" .. span .. "-" .. HEX[band(flags or 0, KNOWN_FLAGS)]
+    return "00-" .. trace .. "-" .. span .. "-" .. FLAGS[band(flags or 0, KNOWN_FLAGS)]
 end
 
 -- All of it for one request. traceparent, tracestate: headers of the client, or nil; rand64: see child;

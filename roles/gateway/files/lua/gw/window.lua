@@ -209,10 +209,15 @@ local function restart(self, base, era, now, newest)
     return era_of(self, base, now, newest == era and newest - 1 or newest, true)
 end
 
-local function point_at(cell, base, era)
+local function new_cell(self, key)
+    local base = self.name .. key
+    return { base = base, era_name = base .. ":e", era = false, newest = 0, index = -1, prefix = "", total = "", bucket = "" }
+end
+
+local function point_at(cell, era)
     if cell.era ~= era then
         cell.era, cell.index = era, -1
-        cell.prefix = base .. ":" .. era .. ":"
+        cell.prefix = cell.base .. ":" .. era .. ":"
         cell.total = cell.prefix .. "t"
     end
 end
@@ -237,11 +242,11 @@ local function cell_of(self, key, now, create)
         if self.cell_count >= CELLS_MAX then
             self.cells, self.cell_count = {}, 0
         end
-        cell = { era = false, newest = 0, index = -1, prefix = "", total = "", bucket = "" }
+        cell = new_cell(self, key)
         self.cells[key] = cell
         self.cell_count = self.cell_count + 1
     end
-    point_at(cell, base, era)
+    point_at(cell, era)
     local dict = self.dict
     local done = dict:get(cell.prefix .. "p") or era
     if done > newest + self.buckets + 1 then
@@ -249,7 +254,7 @@ local function cell_of(self, key, now, create)
         if not era then
             return nil
         end
-        point_at(cell, base, era)
+        point_at(cell, era)
         done = dict:get(cell.prefix .. "p") or era
     end
     cell.newest = newest
@@ -292,9 +297,9 @@ end
 
 -- Ask for a part of the limit.
 --   key: whose; cost: whole number; limit: per window; now: seconds
--- Returns true, the bucket to which it was counted, and what is left; or false, the seconds after which it is worth
--- another try, and what is left. A refusal costs nothing. Without memory everything is refused, with "memory" as a
--- fourth value: a limit fails closed.
+-- Returns true, the bucket to which it was counted, what is left, and the seconds until that bucket stops to count, which
+-- is reset_after at this moment; or false, the seconds after which it is worth another try, and what is left. A refusal
+-- costs nothing. Without memory everything is refused, with "memory" as a fourth value: a limit fails closed.
 function M:take(key, cost, limit, now)
     local cell = cell_of(self, key, now, true)
     local used = cell and raise(self, cell.total, cost, self.ttl, now)
@@ -317,7 +322,7 @@ function M:take(key, cost, limit, now)
         self.failures = self.failures + 1
         return false, 1, 0, "memory"
     end
-    return true, index, limit - used
+    return true, index, limit - used, expires_at(self, index) - now
 end
 
 -- Give back a part of what was taken, while it still counts.
@@ -327,13 +332,16 @@ function M:give(key, bucket, amount)
     if amount <= 0 then
         return 0
     end
-    local dict, base = self.dict, self.name .. key
-    local era = dict:get(base .. ":e")
+    local dict, cell = self.dict, self.cells[key]
+    local era = dict:get(cell and cell.era_name or self.name .. key .. ":e")
     if not era then
         return 0
     end
-    local prefix = base .. ":" .. era .. ":"
-    local name = prefix .. (bucket - era)
+    if not cell or cell.era ~= era then
+        cell = new_cell(self, key)
+        point_at(cell, era)
+    end
+    local name = cell.index == bucket and cell.bucket or cell.prefix .. (bucket - cell.era)
     local held = dict:incr(name, -amount)
     if not held then
         return 0
@@ -343,7 +351,7 @@ function M:give(key, bucket, amount)
         dict:incr(name, amount)
         return 0
     end
-    dict:incr(prefix .. "t", -amount)
+    dict:incr(cell.total, -amount)
     return amount
 end
 
@@ -382,7 +390,7 @@ function M:reset_after(key, now)
     for index = floor(now / self.length), cell.newest + 1, -1 do
         local held = self.dict:get(cell.prefix .. (index - cell.era))
         if held and held > 0 then
-            return max(0, expires_at(self, index) - now)
+            return (max(0, expires_at(self, index) - now))
         end
     end
     return 0

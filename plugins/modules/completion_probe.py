@@ -161,7 +161,6 @@ from ansible_collections.gpufleet.deepseek.plugins.module_utils._completion_prob
     share_problems,
 )
 
-
 # Seconds between two measurements.
 _PAUSE = 3.0
 

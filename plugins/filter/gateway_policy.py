@@ -42,7 +42,12 @@ def gateway_policy(
     problems += made.setting_problems(settings or {}, setting_defaults or {}, "gateway_lua_settings")
     if problems:
         return {"text": "", "id": "", "problems": problems}
-    whole = {name: made.merged(tier_defaults, limits) for name, limits in tiers.items()}
+    problems = [
+        problem for name, limits in tiers.items() for problem in made.limit_problems(limits, f"gateway_tiers: {name}")
+    ]
+    if problems:
+        return {"text": "", "id": "", "problems": problems}
+    whole = {name: made.fitting(made.merged(tier_defaults, limits), limits) for name, limits in tiers.items()}
     # What follows the prefix of a network means nothing to nginx, and an error to the gateway.
     networks = sorted({str(ipaddress.ip_network(str(network), strict=False)) for network in operator_networks})
     others = {**made.merged(setting_defaults or {}, settings or {}), "operator_networks": networks}

@@ -112,6 +112,36 @@ def limit_problems(limits: t.Any, label: str) -> list[str]:
     return problems
 
 
+def fitting(limits: t.Mapping[str, t.Any], given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The limits, with an answer's usual length that they have room for, unless somebody has given one.
+
+    :arg limits: all limits, each of the right kind.
+    :arg given: those that were set for this tier or tenant.
+    """
+    fit = dict(limits)
+    if "default_max_tokens" not in given:
+        # Half of a budget, for there is a prompt as well.
+        room = [fit[name] // 2 for name in ("tpm", "tpd") if fit.get(name)]
+        bounds = [fit[name] for name in ("default_max_tokens", "max_tokens") if name in fit]
+        if bounds:
+            fit["default_max_tokens"] = max(1, min([*bounds, *room]))
+    return fit
+
+
+def _unfit(limits: t.Mapping[str, t.Any], label: str) -> list[str]:
+    """What of the limits contradicts what else of them."""
+    usual = limits.get("default_max_tokens", 0)
+    found = []
+    if usual > limits.get("max_tokens", usual):
+        found.append(f"{label}: default_max_tokens: expected at most max_tokens, {limits['max_tokens']}, found {usual}")
+    found += [
+        f"{label}: {name}: expected more than default_max_tokens, {usual}, found {limits[name]}"
+        for name in ("tpm", "tpd")
+        if 0 < limits.get(name, 0) <= usual
+    ]
+    return found
+
+
 def _kind(value: t.Any) -> str:
     return type(value).__name__.replace("_AnsibleTagged", "")
 
@@ -131,6 +161,8 @@ def policy(
     problems = [
         problem for name, limits in tiers.items() for problem in limit_problems(limits, f"gateway_tiers: {name}")
     ]
+    if not problems:
+        problems += [problem for name, limits in tiers.items() for problem in _unfit(limits, f"gateway_tiers: {name}")]
     made: list[dict[str, t.Any]] = []
     owners: dict[str, str] = {}
     names: set[str] = set()
@@ -155,7 +187,13 @@ def policy(
             problems.append(f"{label}: id: two tenants have it, expected different ones")
         names.add(name)
         overrides = tenant.get("overrides", {})
-        problems += limit_problems(overrides, f"{label}: overrides")
+        wrong = limit_problems(overrides, f"{label}: overrides")
+        problems += wrong
+        if not wrong and not problems and overrides:
+            own = fitting({**tiers[tenant["tier"]], **overrides}, overrides)
+            problems += _unfit(own, f"{label}: overrides")
+            if own.get("default_max_tokens") != tiers[tenant["tier"]].get("default_max_tokens"):
+                overrides = {**overrides, "default_max_tokens": own["default_max_tokens"]}
         hashes = _hashes(label, tenant, problems)
         for digest in hashes:
             if owners.setdefault(digest, name) != name:

@@ -218,3 +218,46 @@ def test_two_tenants_have_two_names() -> None:
     tenants = [{"id": "a", "tier": "pro", "keys": [KEY]}, {"id": "a", "tier": "pro", "keys": [KEY + "x"]}]
     _made, problems = gateway_policy.policy(TIERS, tenants, {})
     assert "gateway_tenants: a: id: two tenants have it, expected different ones" in problems
+
+
+@pytest.mark.parametrize(
+    ("given", "usual"),
+    [
+        ({}, 4096),
+        ({"max_tokens": 256}, 256),
+        ({"tpm": 2000}, 1000),
+        ({"tpm": 100000, "tpd": 5000}, 2500),
+        ({"tpm": 1}, 1),
+        ({"default_max_tokens": 9000}, 9000),
+    ],
+)
+def test_the_usual_answer_fits_the_limits(given: dict[str, int], usual: int) -> None:
+    defaults = {"max_tokens": 32768, "default_max_tokens": 4096, "tpm": 0, "tpd": 0}
+    assert gateway_policy.fitting({**defaults, **given}, given)["default_max_tokens"] == usual
+
+
+def test_limits_that_contradict_each_other_are_named() -> None:
+    whole = {"max_tokens": 256, "default_max_tokens": 512, "tpm": 300, "tpd": 0}
+    tenants = [{"id": "a", "tier": "pro", "keys": [KEY]}]
+    _made, problems = gateway_policy.policy({"pro": whole}, tenants, {})
+    assert problems == [
+        "gateway_tiers: pro: default_max_tokens: expected at most max_tokens, 256, found 512",
+        "gateway_tiers: pro: tpm: expected more than default_max_tokens, 512, found 300",
+    ]
+
+
+def test_overrides_bring_an_answer_that_fits_them() -> None:
+    whole = {"max_tokens": 32768, "default_max_tokens": 4096, "tpm": 0, "tpd": 0}
+    tenants = [
+        {"id": "a", "tier": "pro", "keys": [KEY], "overrides": {"max_tokens": 64}},
+        {"id": "b", "tier": "pro", "keys": [KEY + "b"], "overrides": {"rpm": 5}},
+    ]
+    made, problems = gateway_policy.policy({"pro": whole}, tenants, {})
+    assert not problems
+    assert [tenant["overrides"] for tenant in made["tenants"]] == [
+        {"max_tokens": 64, "default_max_tokens": 64},
+        {"rpm": 5},
+    ]
+    tenants[0]["overrides"] = {"max_tokens": 64, "default_max_tokens": 65}
+    _made, problems = gateway_policy.policy({"pro": whole}, tenants, {})
+    assert problems == ["gateway_tenants: a: overrides: default_max_tokens: expected at most max_tokens, 64, found 65"]

@@ -235,7 +235,7 @@ describe("a clock that is set back", function()
         local clock = new_clock()
         local dict, fleet, admitted, bodies = new_dict(clock), {}, {}, {}
         for index = 1, 4 do
-            fleet[index] = window.new({ dict = dict, name = "w", window = 6, buckets = 6, slack = 1.5 })
+            fleet[index] = window.new({ dict = dict, name = "w", window = 6, buckets = 6, slack = 3 })
         end
         -- Long enough for an era that began long before.
         for _ = 1, 40 do
@@ -262,7 +262,9 @@ describe("a clock that is set back", function()
     end
 
     it("does not refuse for longer than two windows, and keeps the bound from then on", function()
-        for seed, step in ipairs({ 3, 7, 16, 30, 37, 47, 100, 3600, 86400 }) do
+        local steps = { 3, 7, 16, 30, 37, 47, 100, 3600, 86400 }
+        for seed = 1, 90 do
+            local step = steps[seed % #steps + 1]
             local admitted, w, clock = after(step, seed)
             assert.is_true(#admitted >= 50, step .. " s: " .. #admitted)
             -- While the step itself is going on, several workers may begin anew at the same time.

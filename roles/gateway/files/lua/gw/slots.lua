@@ -32,6 +32,8 @@ local HALF_DEAD = DEAD / 2
 -- time.
 local SUSPECT_EVERY, COMPARE_EVERY = 5, 60
 local SUSPECT_FOR = 60
+-- Times that a difference must have been seen before it is put right.
+local SIGHTINGS = 3
 -- Counters that are looked at closely in one comparison; the others have their turn in the next.
 local CLOSE_LOOKS = 500
 
@@ -218,7 +220,7 @@ local function sighting(self, key, seen)
     if seen ~= 0 then
         suspect(ledger, SUSPECT_EVERY)
     end
-    local wrong = drift.sighted(ledger, drift_name, "c|" .. key, 2 * SUSPECT_FOR, seen, last)
+    local wrong = drift.sighted(ledger, drift_name, "c|" .. key, 2 * SUSPECT_FOR, seen, last, SIGHTINGS)
     if wrong == 0 then
         return 0
     end

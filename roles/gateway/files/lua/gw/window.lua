@@ -32,6 +32,9 @@ local HALF_DEAD = DEAD / 2
 -- Remembered per worker: name and age of a counter. Forgotten as a whole when there are so many.
 local CELLS_MAX = 20000
 
+-- Times that a drift must have been seen. Putting right what is not wrong would admit too much, so there are many.
+local SIGHTINGS = 5
+
 -- Seconds that an expired bucket stays to be recognized by a refund or by a clock that is late.
 local GRAVE = 10
 
@@ -114,10 +117,10 @@ local function raise(self, name, amount, ttl, now)
     return nil
 end
 
--- The buckets that count, together.
+-- The buckets that count, together. When the clock was set back by less than a window, some of them lie in the future.
 local function live(self, cell, now)
     local dict, sum = self.dict, 0
-    for index = cell.newest + 1, floor(now / self.length) + 1 do
+    for index = cell.newest + 1, floor(now / self.length) + self.buckets + 2 do
         local held = dict:get(cell.prefix .. (index - cell.era))
         if held and held > HALF_DEAD then
             sum = sum + held
@@ -142,7 +145,7 @@ local function reconcile(self, cell, now, done)
         return
     end
     local seen = drift.measure(dict, cell.total, 3, live, self, cell, now)
-    local wrong = seen and drift.sighted(dict, drift_name, cell.prefix .. "c", self.ttl, seen, last) or 0
+    local wrong = seen and drift.sighted(dict, drift_name, cell.prefix .. "c", self.ttl, seen, last, SIGHTINGS) or 0
     if wrong ~= 0 then
         raise(self, cell.total, -wrong, self.ttl, now)
         self.repairs = self.repairs + 1

@@ -13,6 +13,7 @@ from fleet import Fleet, Load, Run
 
 PLAYBOOK = "playbooks/hosts.yml"
 MARKS = "/run/gpufleet/reboot-required.d"
+MODEL = "smollm2-135m-instruct"
 HOLDS = "/etc/gpufleet/gateway/holds"
 REBOOT = "TASK [gpufleet.deepseek.fleet : reboot | Reboot the node]"
 
@@ -57,8 +58,11 @@ def holds(fleet: Fleet) -> dict[str, list[str]]:
 
 
 def state(fleet: Fleet, peer: str) -> str:
-    """What the gateway's configuration says about a peer."""
-    return fleet.ssh("gw1", f"sed -n 's/.*;  # {peer}, //p' /etc/nginx/nginx.conf").stdout.strip()
+    """What the gateway's configuration says about a peer; "held" when a hold is the reason why it drains."""
+    pools = json.loads(fleet.ssh("gw1", "cat /etc/gpufleet/gateway/peers.json").stdout)["pools"]
+    found = {one["state"] for pool in pools for one in pool["peers"] if one["name"] == peer}
+    assert len(found) == 1, found
+    return "held" if found == {"drain"} and peer in holds(fleet) else found.pop()
 
 
 def reboots(run: Run) -> int:
@@ -169,13 +173,13 @@ def test_too_little_would_go_on_serving(hosts: Fleet) -> None:
     for host in before:
         assert f"{host} stays in service and was not touched: gw1: {host} was not drained" in words
     assert (
-        "without gpu1, gpu2 the weight of the peers that serve is 0 of 5 (0 percent); expected at least 33 percent"
+        f"without gpu1, gpu2 the weight of the peers that serve in pool {MODEL} is 0 of 5 (0 percent); expected at least 33 percent"
         in words
     )
     run = hosts.play(PLAYBOOK, "--tags=reboot", "-e", "fleet_capacity_floor=41", "--limit", "gpu1")
     assert run.rc != 0
     assert (
-        "without gpu1 the weight of the peers that serve is 2 of 5 (40 percent); expected at least 41 percent"
+        f"without gpu1 the weight of the peers that serve in pool {MODEL} is 2 of 5 (40 percent); expected at least 41 percent"
         in " ".join(run.output.split())
     )
     assert {host: boot(hosts, host) for host in before} == before

@@ -569,7 +569,18 @@ class Wish:
     weights: Path = Path("/etc/gpufleet/gateway/weights")
     status_port: int = 8090
     binary: Path = Path("/usr/sbin/nginx")
+    unit: str = "nginx.service"
     checker: t.Sequence[str] = ("/usr/local/bin/gwcheck",)
+
+
+def flavored(wish: Wish, root: Path = Path("/usr/local/openresty/nginx")) -> Wish:
+    """The wish with the places of OpenResty where role gateway has put it in front of the engines, unchanged elsewhere."""
+    config = root / "conf" / "nginx.conf"
+    try:
+        ours = config.read_text("utf-8").startswith(MARK)
+    except (FileNotFoundError, NotADirectoryError):
+        return wish
+    return replace(wish, config=config, binary=root / "sbin" / "nginx", unit="openresty.service") if ours else wish
 
 
 @dataclass
@@ -903,7 +914,7 @@ class Gateway:
             staged.unlink(missing_ok=True)
 
     def _reload(self, wanted: Config) -> None:
-        rc, out, err = self.run(["systemctl", "reload", "nginx.service"])
+        rc, out, err = self.run(["systemctl", "reload", self.wish.unit])
         if rc != 0:
             raise GatewayPeerError(f"nginx cannot be reloaded: {err.strip() or out.strip()}")
         end = self.probes.clock() + 30

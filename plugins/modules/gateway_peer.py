@@ -205,18 +205,20 @@ def _ensure(module: AnsibleModule) -> dict[str, t.Any]:
     state = wanted["state"]
     gateway = peers.Gateway(
         run,
-        peers.Wish(
-            name=wanted["name"],
-            state=state,
-            owner=wanted["owner"],
-            reason=wanted["reason"] or "",
-            weight=wanted["weight"] or 0,
-            peer_state=wanted["peer_state"],
-            together=wanted["together"],
-            floor=wanted["capacity_floor"],
-            wait=wanted["wait"],
-            health_path=wanted["health_path"],
-            status_port=wanted["status_port"],
+        peers.flavored(
+            peers.Wish(
+                name=wanted["name"],
+                state=state,
+                owner=wanted["owner"],
+                reason=wanted["reason"] or "",
+                weight=wanted["weight"] or 0,
+                peer_state=wanted["peer_state"],
+                together=wanted["together"],
+                floor=wanted["capacity_floor"],
+                wait=wanted["wait"],
+                health_path=wanted["health_path"],
+                status_port=wanted["status_port"],
+            )
         ),
         check=module.check_mode,
     )

@@ -53,7 +53,10 @@ def refused(fleet: Fleet, sentence: str, *args: str, touched: bool = False) -> s
         ({"gateway_port": 70000}, r"gateway_port.*65535.*70000"),
         ({"prometheus_port": 0}, r"prometheus_port.*65535.*0"),
         ({"deepseek_service_engine": "sglang"}, r"engine sglang is not part of this release; available: llama_cpp"),
-        ({"gateway_flavor": "openresty"}, r"gateway_flavor.*openresty"),
+        (
+            {"gateway_flavor": "openresty", "gateway_openresty_codename": "sid"},
+            r"gateway_openresty_codename: expected bookworm",
+        ),
         (
             {"gateway_tenants": [{"id": "acme", "tier": "gold", "keys": ["0123456789"]}]},
             r"acme: tier: expected one of trial, unlimited, found 'gold'",

@@ -446,3 +446,15 @@ def test_a_weight_that_nobody_can_read_is_left_alone(host: Host, text: str) -> N
     with pytest.raises(GatewayPeerError, match=r"delete the file and run gateway\.yml"):
         host.weigh(0)
     assert host.config.read_text() == weighed(1)
+
+
+def test_openresty_is_found_where_the_role_has_put_it(tmp_path: Path) -> None:
+    wish = peers.Wish(name="gpu1", state="drained", owner="alice")
+    assert peers.flavored(wish, tmp_path) is wish
+    config = tmp_path / "conf" / "nginx.conf"
+    config.parent.mkdir()
+    config.write_text("# somebody else's\n")
+    assert peers.flavored(wish, tmp_path) is wish
+    config.write_text(f"{peers.MARK}\n")
+    found = peers.flavored(wish, tmp_path)
+    assert (found.config, found.binary, found.unit) == (config, tmp_path / "sbin/nginx", "openresty.service")

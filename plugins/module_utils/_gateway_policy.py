@@ -51,9 +51,12 @@ def key_hash(key: t.Any) -> str:
 
 
 def document(content: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """The content with an id before it that follows from what it says: workers compare it to find a new file."""
+    """The content with an id before it that follows from what it says: workers compare it to find a new file.
+
+    Members are sorted, for an inventory may come with the same variables in another order, as AWX's does.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return {"id": hashlib.sha256(text.encode("ascii")).hexdigest(), **content}
+    return {"id": hashlib.sha256(text.encode("ascii")).hexdigest(), **json.loads(text)}
 
 
 def text(document: t.Mapping[str, t.Any]) -> str:
@@ -268,7 +271,7 @@ def pools(
     problems: list[str] = []
     by_name = {str(peer["name"]): _peer(peer, plan.get("peers", {}).get(peer["name"], {})) for peer in peers}
     made: list[dict[str, t.Any]] = []
-    for model, pool in wanted.items():
+    for model, pool in sorted(wanted.items(), key=lambda item: str(item[0])):
         label = f"gateway_pools: {model}"
         found = pool if isinstance(pool, t.Mapping) else {}
         if not isinstance(pool, t.Mapping):

@@ -55,6 +55,7 @@ def test_keys_become_hashes() -> None:
 def test_the_id_follows_from_the_content_alone() -> None:
     one = gateway_policy.document({"a": 1, "b": {"c": 2, "d": 3}})
     same = gateway_policy.document({"b": {"d": 3, "c": 2}, "a": 1})
+    assert gateway_policy.text(one) == gateway_policy.text(same)
     assert one["id"] == same["id"] != gateway_policy.document({"a": 1, "b": {"c": 2, "d": 4}})["id"]
     assert len(one["id"]) == 64
 
@@ -63,7 +64,7 @@ def test_the_text_of_a_file() -> None:
     made = gateway_policy.document({"b": [1, 2.5], "a": {"name": "b\u00e4r"}})
     text = gateway_policy.text(made)
     # Workers read no more than the beginning to find a new file.
-    assert text.startswith('{\n  "id": "' + made["id"] + '",\n  "b": [\n    1,\n')
+    assert text.startswith('{\n  "id": "' + made["id"] + '",\n  "a": {\n    "name"')
     assert text.endswith('"name": "b\\u00e4r"\n  }\n}\n')
     assert json.loads(text) == made
 
@@ -121,6 +122,12 @@ def test_pools_are_made_of_peers_and_plan() -> None:
     }
     assert first["peers"][1]["capacity_tokens"] == 1_000_000
     assert made["regions"] == {"eu": {"priority": 0}, "us": {"priority": 1}}
+
+
+def test_the_order_of_an_inventory_does_not_matter() -> None:
+    one = gateway_policy.pools({"a": {"default": True}, "b": {}}, PEERS, {}, "eu", {"eu": {}, "us": {}})[0]
+    other = gateway_policy.pools({"b": {}, "a": {"default": True}}, PEERS, {}, "eu", {"us": {}, "eu": {}})[0]
+    assert gateway_policy.text(one) == gateway_policy.text(other)
 
 
 def test_the_smallest_context_of_a_pool_counts() -> None:

@@ -158,7 +158,7 @@ def test_bad_pools_are_named(wanted: Any, words: str) -> None:
 
 
 def test_limits_are_those_of_the_lua() -> None:
-    root = next(path for path in Path(__file__).resolve().parents if (path / "galaxy.yml").exists())
+    root = Path(__file__).resolve().parents[4]
     lua = (root / "roles/gateway/files/lua/gw/conf.lua").read_text("utf-8")
     part = lua[lua.index("local function limit_fields()") : lua.index("local function overrides()")]
     part = part.replace("MOST_TOKENS * 10", str(10**13)).replace("MOST_TOKENS", str(10**12))

@@ -239,11 +239,11 @@ def test_more_hosts_by_a_variable_and_fewer_again(up: Lab) -> None:
 
 
 def test_two_labs_side_by_side(up: Lab) -> None:
-    second = Lab("labtestb", "10.78.4.0/24", ["-e", "lab_gpu_count=0", "-e", "lab_monitor_count=0"])
+    second = Lab("labtestb", "10.78.12.0/24", ["-e", "lab_gpu_count=0", "-e", "lab_monitor_count=0"])
     try:
         second.up()
         second.healthy(["gw1"])
-        assert second.ssh("gw1", "ip -4 -o addr show host0").split()[3] == "10.78.4.10/24"
+        assert second.ssh("gw1", "ip -4 -o addr show host0").split()[3] == "10.78.12.10/24"
         up.healthy(HOSTS)
     finally:
         second.down()

@@ -548,7 +548,7 @@ class Checks:
         name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
         steps = [Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)]
         virtual = self.pytest("hosts/test_vm.py", "")
-        steps.append(Step("lab: virtual hosts", virtual, "lab", 1800, self.ready(), OWN_LANE))
+        steps.append(Step("lab: virtual hosts", virtual, "lab", 1800, self.ready(), HOSTS_LANE))
         steps += [
             Step(
                 f"lab: virtual hosts, {name}",
@@ -556,7 +556,7 @@ class Checks:
                 "lab",
                 2400,
                 self.ready(),
-                OWN_LANE,
+                HOSTS_LANE,
             )
             for name in HOSTS_TESTS
         ]

@@ -45,7 +45,7 @@ def test_models_and_an_answer(gateway: Start) -> None:
 def test_a_stream(gateway: Start, engines: list[Engine], usage: bool) -> None:
     for engine in engines:
         engine.control(chunks=7)
-    options = {"stream_options": {"include_usage": True}} if usage else {}
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
     made = gateway(1)
     stream: Any = client(made).chat.completions.create(
         model=MODEL, messages=question(), max_tokens=7, stream=True, **options

@@ -308,9 +308,32 @@ class Journal:
     def order(self) -> dict[str, int]:
         """When each release was last activated, as a position in the history. A rollback does not make a release newer."""
         found: dict[str, int] = {}
-        for kinds in (_ACTIVATIONS, ("activated",)):
-            found.update({event.id: at for at, event in enumerate(self.history) if event.event in kinds})
-        return found
+        plain: dict[str, int] = {}
+        for at, event in enumerate(self.history):
+            if event.event == "staged":
+                # What had the name before was another release.
+                found.pop(event.id, None)
+                plain.pop(event.id, None)
+            elif event.event in _ACTIVATIONS:
+                found[event.id] = at
+                if event.event == "activated":
+                    plain[event.id] = at
+        return {**found, **plain}
+
+    def adopt(self, name: str, one: Release) -> None:
+        """Take in a release that is on disk, with what the history knows of it."""
+        begin = [
+            at
+            for at, event in enumerate(self.history)
+            if (event.event, event.id, event.at) == ("staged", name, one.staged_at)
+        ]
+        if not begin:
+            self.history.append(Event(one.staged_at, "staged", name, one.staged_by, one.reason))
+        since = [event for event in self.history[begin[-1] if begin else -1 :] if event.id == name]
+        verdict = [event for event in since if event.event in _MARKS][-1]
+        active = [event.at for event in since if event.event in _ACTIVATIONS]
+        reason = "" if verdict.event == "staged" else verdict.reason
+        self.marks[name] = Mark(verdict.event, reason, active[-1] if active else "")
 
     def rolled_back(self) -> bool:
         """Whether the current release was reached by a rollback."""
@@ -751,6 +774,10 @@ class Releases:
         journal = self.journal
         if self.damage:
             self._rebuild()
+        for name, one in self.releases.items():
+            if name not in journal.marks:
+                journal.adopt(name, one)
+                said.append(f"took release {name} into the journal")
         event = journal.pending
         if event is not None and self.link == event.id:
             journal.settle()
@@ -760,12 +787,6 @@ class Releases:
             said.append(f"dropped the activation of {event.id} that began at {event.at} and changed nothing")
         if self.link != journal.current:
             self._find_current()
-        for name, one in self.releases.items():
-            if name not in journal.marks:
-                last = [event.at for event in journal.history if event.id == name and event.event in _ACTIVATIONS]
-                journal.marks[name] = Mark(activated_at=last[-1] if last else "")
-                journal.history.append(Event(one.staged_at, "staged", name, one.staged_by, one.reason))
-                said.append(f"took release {name} into the journal")
         for name in sorted(set(journal.marks) - set(self.releases) - set(self.foreign)):
             del journal.marks[name]
             ours = name in self.trash
@@ -810,10 +831,6 @@ class Releases:
             f" there is none to roll back to.{kept}"
         )
         self.outcome.recovered.append(f"rebuilt {JOURNAL_FILE}")
-        if self.link in self.releases:
-            one = self.releases[self.link]
-            self.journal.marks[self.link] = Mark()
-            self.journal.history.append(Event(one.staged_at, "staged", self.link, one.staged_by, one.reason))
 
     def _find_current(self) -> None:
         """Somebody else moved the link, or the journal is new."""

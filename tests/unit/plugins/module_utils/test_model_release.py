@@ -683,7 +683,7 @@ def test_the_last_good_ones_stay(host: Host) -> None:
         host.release(f"r{number}", "bad" if number == 4 else "good")
     host.release("r7", "")
     host.stage("r8")
-    wish = {"keep": 2}
+    wish: dict[str, Any] = {"keep": 2}
     predicted = host.run("pruned", check=True, **wish)
     assert sorted(host.names()) == [f"r{number}" for number in range(1, 9)]
     done = host.run("pruned", **wish)

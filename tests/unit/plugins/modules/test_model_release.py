@@ -17,7 +17,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.gpufleet.deepseek.plugins.modules import model_release
 
-BOUND = {"weights_root": "ab" * 32, "engine": "sglang", "engine_version": "0.5.6", "plan_id": "plan-1"}
+BOUND: dict[str, Any] = {"weights_root": "ab" * 32, "engine": "sglang", "engine_version": "0.5.6", "plan_id": "plan-1"}
 FILES = {"a": {"size": 3, "hash": "11" * 32}, "d/b": {"size": 2, "hash": "22" * 32}}
 
 
@@ -93,11 +93,12 @@ class Play:
         """A release that was active."""
         source = self.top / "source"
         self.fill(source)
-        for state, options in (
+        steps: list[tuple[str, dict[str, Any]]] = [
             ("staged", {**BOUND, "source": str(source), "configuration": {"name": name}}),
             ("activated", {}),
             *([(verdict, {"reason": "seen"})] if verdict else []),
-        ):
+        ]
+        for state, options in steps:
             done = self.run(state, id=name, **options)
             assert done["changed"], done
 

@@ -678,13 +678,13 @@ class Releases:
         target = os.readlink(path)
         for prefix in ("releases/", f"{self.folder}/", f"{self.wish.root.rstrip('/')}/releases/"):
             name = target[len(prefix) :] if target.startswith(prefix) else ""
-            if name and _ID.fullmatch(name):
+            if _ID.fullmatch(name) and not name.endswith(_PARTIAL):
                 self.link = name
                 break
         if not self.link or (self.folder / self.link).is_symlink():
             raise ReleaseError(
-                f"{path}: expected a link to releases/<id>, found one to {target}, which does not stay in {self.folder};"
-                " nothing was changed"
+                f"{path}: expected a link to releases/<id>, found one to {target}, which is no place for a release in"
+                f" {self.folder}; nothing was changed"
             )
 
     def _make_places(self) -> None:
@@ -872,7 +872,11 @@ class Releases:
         wanted = record.binding
         tree, source = self._filled(wanted)
         links = self._links(wanted, tree) if wish.link else {}
-        missing = [one for one in wanted.files or {} if one not in tree.files and one not in links]
+        missing = [
+            file
+            for file, one in (wanted.files or {}).items()
+            if file not in links and (file not in tree.files or tree.files[file].st_size != one.size)
+        ]
         if tree.problems:
             raise ReleaseError(
                 f"{self._partial_path(name)}: expected files and directories, found {_some(tree.problems)}"
@@ -1014,8 +1018,7 @@ class Releases:
                     partial.mkdir()
                     partial.chmod(0o755)
                 else:
-                    source.rename(partial)
-                    _fsync(source.parent)
+                    self._take_over(source, partial)
                 _fsync(self.folder)
                 self._step("made the directory")
         counted = {(one.st_dev, one.st_ino) for one in tree.files.values()}
@@ -1028,6 +1031,18 @@ class Releases:
             tree.bytes += 0 if (one.st_dev, one.st_ino) in counted else one.st_size
             counted.add((one.st_dev, one.st_ino))
         self.outcome.result.update(partial=str(partial), linked=sorted(links))
+
+    def _take_over(self, source: Path, partial: Path) -> None:
+        try:
+            source.rename(partial)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            # One file system that is mounted in two places.
+            raise ReleaseError(
+                f"source: expected a directory that can be moved to {self.folder}, found {source} in another mount"
+            ) from exc
+        _fsync(source.parent)
 
     @staticmethod
     def _link(path: Path, top: Path, file: str) -> None:
@@ -1299,6 +1314,7 @@ class Releases:
         self.outcome.changed = True
         if self.check:
             return
+        self._make_places()
         new = self.folder / _NEW_FILE
         with contextlib.suppress(FileNotFoundError):
             new.unlink()

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -43,9 +45,12 @@ class Host:
         self.processes: dict[int, str] = {}
         self.steps: list[str] = []
         self.kill_at = 0
+        self.die_at = ""
 
     def step(self, name: str) -> None:
         """Count, and perhaps end."""
+        if name == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.steps.append(name)
         if self.kill_at and len(self.steps) == self.kill_at:
             raise Killed(name)
@@ -258,6 +263,10 @@ def test_a_directory_is_registered_filled_and_finished(host: Host) -> None:
     assert not host.run("staged", finish=False, **wish).changed
     fill(partial, files)
     assert host.run("staged", finish=False, **wish).result["missing"] == []
+    # Half of a file.
+    fill(partial, {"model/1.gguf": "o"})
+    assert host.run("staged", finish=False, **wish).result["missing"] == ["model/1.gguf"]
+    fill(partial, files)
     host.time += 60
     done = host.run("staged", reason="a try", **wish)
     assert done.changed
@@ -363,7 +372,7 @@ def test_a_link_within_a_release_is_fine_and_a_pipe_is_not(host: Host) -> None:
         host.run("staged", source=str(source), **host.bind("r2"))
 
 
-def test_sources_that_cannot_be_taken_over(host: Host) -> None:
+def test_sources_that_cannot_be_taken_over(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.stage("r0")
     outside = host.source("x", {"a": "1"})
     link = host.top / "link"
@@ -384,6 +393,14 @@ def test_sources_that_cannot_be_taken_over(host: Host) -> None:
     with pytest.raises(mr.ReleaseError, match="found a mount at"):
         host.run("staged", source=str(outside), **host.bind("r1"))
     host.mounts = []
+
+    def other_mount(_self: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, "cross-device", str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", other_mount)
+        with pytest.raises(mr.ReleaseError, match="in another mount"):
+            host.run("staged", source=str(outside), **host.bind("r1"))
     host.run("staged", finish=False, **host.bind("r1"))
     with pytest.raises(mr.ReleaseError, match="found both"):
         host.run("staged", source=str(outside), **host.bind("r1"))
@@ -811,10 +828,11 @@ def test_what_has_a_mount_in_it_is_not_removed(host: Host) -> None:
     [
         ("/etc", "found one to /etc"),
         ("../elsewhere", "found one to ../elsewhere"),
-        ("releases/../../x", "does not stay in"),
-        ("releases", "does not stay in"),
-        ("releases/r1/deeper", "does not stay in"),
-        ("releases/evil", "does not stay in"),
+        ("releases/../../x", "is no place for a release in"),
+        ("releases", "is no place for a release in"),
+        ("releases/r1/deeper", "is no place for a release in"),
+        ("releases/r1.partial", "is no place for a release in"),
+        ("releases/evil", "is no place for a release in"),
     ],
 )
 def test_a_link_that_leads_out_is_refused(host: Host, target: str, words: str) -> None:
@@ -956,7 +974,7 @@ def test_a_missing_journal_is_rebuilt(host: Host) -> None:
 
 
 def test_a_damaged_journal_without_releases_is_made_new(host: Host) -> None:
-    host.folder.mkdir(parents=True)
+    host.root.mkdir()
     (host.root / "state.json").write_text("{")
     assert host.run("pruned").changed
     assert not host.run("pruned").changed
@@ -1169,6 +1187,23 @@ def test_a_killed_run_is_finished_or_undone(tmp_path: Path, scene: Callable[[Hos
         found = outline(host)
         assert found == expected, steps[at - 1]
         assert not host.run(state, **wish).changed
+
+
+def test_a_process_that_is_killed_leaves_no_lock(host: Host) -> None:
+    host.release("r1")
+    host.stage("r2")
+    child = os.fork()
+    if child == 0:
+        try:
+            host.die_at = "moved the link"
+            host.run("activated", id="r2")
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert host.journal["current"] == "r1"
+    done = host.run("activated", id="r2", lock_seconds=0)
+    assert (done.changed, done.result["current"], done.result["previous"]) == (True, "r2", "r1")
+    assert not host.run("activated", id="r2").changed
 
 
 def test_another_wish_cleans_up_as_well(host: Host) -> None:

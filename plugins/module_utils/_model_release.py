@@ -883,8 +883,15 @@ class Releases:
             )
         self._check_room(wanted, tree, links)
         assumed = self.check and wish.finish and source is None and name not in self.partials
-        if wish.finish and not assumed:
-            self._check_complete(wanted, tree, links, source)
+        problems = self._incomplete(wanted, tree, links, source) if wish.finish and not assumed else []
+        if problems:
+            found = (
+                f"{source or self._partial_path(name)}: expected the complete release {name}, found {_some(problems)}"
+            )
+            if not self.check or source is not None:
+                raise ReleaseError(found)
+            self.outcome.warnings.append(f"{found}; taken as complete in check mode")
+            assumed = True
         self._register(wanted, record, tree, source, links)
         if not wish.finish:
             self.outcome.result.update(missing=missing)
@@ -977,7 +984,8 @@ class Releases:
                 f" {needed + self.wish.margin} bytes free, found {free}"
             )
 
-    def _check_complete(self, wanted: Binding, tree: Tree, links: t.Mapping[str, Path], source: Path | None) -> None:
+    def _incomplete(self, wanted: Binding, tree: Tree, links: t.Mapping[str, Path], source: Path | None) -> list[str]:
+        """What is missing of the release, or too much."""
         place = source or self._partial_path(wanted.id)
         there = {name: one for name, one in tree.files.items() if name != RELEASE_FILE}
         problems = []
@@ -999,8 +1007,7 @@ class Releases:
             problems.append(f"{tree.bytes} bytes instead of {self.wish.bytes}")
         elif not there:
             problems.append("no file")
-        if problems:
-            raise ReleaseError(f"{place}: expected the complete release {wanted.id}, found {_some(problems)}")
+        return problems
 
     def _register(
         self, wanted: Binding, record: Record, tree: Tree, source: Path | None, links: t.Mapping[str, Path]

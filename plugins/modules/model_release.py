@@ -152,8 +152,9 @@ notes:
   - With O(state=pruned) the good releases that were activated last stay, O(keep) of them. The active release, the one that was active before it,
     and releases that were staged and never activated stay in any case. Mark one of the latter bad to have it removed.
   - Files and directories in C(releases) that this module did not make are left alone and named in RV(foreign).
-  - In check mode a directory or source that is missing counts as complete, and with O(state=activated) a release that is missing as staged,
-    because the tasks before this one changed nothing either. A warning says so for the release. Check mode takes no lock.
+  - In check mode, the tasks before this one changed nothing either. So a directory that is not there or not complete counts as complete, a
+    O(source) that is not there as well, and with O(state=activated) a release that is not there counts as staged. A warning says so where
+    there is something incomplete, and for the release. Check mode takes no lock.
   - When C(state.json) is damaged or missing it is rebuilt from the releases and the link, and a warning says what is lost. A damaged file is
     kept beside it.
   - Fails, without a change, when C(root), C(releases), C(state.json) or C(current) is something else than this module makes of it, or leads out

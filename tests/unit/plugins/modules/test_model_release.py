@@ -250,6 +250,21 @@ def test_check_mode_of_a_whole_upgrade_on_a_new_host(play: Play) -> None:
     assert list(play.top.iterdir()) == []
 
 
+def test_check_mode_of_an_upgrade_that_was_interrupted(play: Play) -> None:
+    wish = {"id": "r1", "files": FILES, **BOUND}
+    play.run("staged", finish=False, **wish)
+    (play.root / "releases/r1.partial/a").write_text("aaa")
+    done = play.run("staged", check=True, **wish)
+    assert (done["changed"], done["releases"][0]["bytes"]) == (True, 5)
+    assert play.said == [
+        f"{play.root}/releases/r1.partial: expected the complete release r1, found d/b is missing; taken as complete in check mode"
+    ]
+    assert play.run("staged", **wish)["failed"]
+    # A source is there or not, nothing fills it later.
+    (play.top / "source").mkdir()
+    assert play.run("staged", check=True, id="r2", source=str(play.top / "source"), **BOUND)["failed"]
+
+
 def test_pruning_tells_what_and_how_much(play: Play) -> None:
     wish = _prune(play)
     done = play.run(**wish)

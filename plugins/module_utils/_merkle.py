@@ -123,9 +123,13 @@ class Piece(t.NamedTuple):
     """A part of a file."""
 
     path: str
-    index: int
+    number: int
     offset: int
     length: int
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """For results."""
+        return {"path": self.path, "index": self.number, "offset": self.offset, "length": self.length}
 
 
 class Stamp(t.NamedTuple):
@@ -603,7 +607,7 @@ def build(
         return _hash_unchanged(root, piece, stamp, stamp.size, piece_length, view, work)
 
     def done(piece: Piece, digest: bytes) -> None:
-        layers[piece.path][piece.index * _WIDTH : (piece.index + 1) * _WIDTH] = digest
+        layers[piece.path][piece.number * _WIDTH : (piece.number + 1) * _WIDTH] = digest
 
     todo = itertools.chain.from_iterable(empty.pieces_of(entry) for entry in empty.files)
     in_threads(todo, act, done, work.workers(), _CHUNK)
@@ -654,24 +658,24 @@ class Progress:
             if not isinstance(kept, dict) or stamp is None or kept.get("stamp") != list(stamp):
                 continue
             try:
-                bits = int(kept.get("good", ""), 16)
+                bits = f"{int(kept.get('good', ''), 16):b}"[::-1]
             except (TypeError, ValueError):
                 continue
-            for piece in self.manifest.pieces_of(entry):
-                if bits >> piece.index & 1:
-                    good[piece.index] = 1
+            for piece, bit in zip(self.manifest.pieces_of(entry), bits):
+                if bit == "1":
+                    good[piece.number] = 1
                     self.resumed += piece.length
         lines = data.get("progress")
         self.lines = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
 
     def proved(self, piece: Piece) -> bool:
         """Whether an earlier run found the piece good."""
-        return bool(self.good[piece.path][piece.index])
+        return bool(self.good[piece.path][piece.number])
 
     def add(self, piece: Piece, good: bool) -> None:
         """A piece was read."""
         self.read += piece.length
-        self.good[piece.path][piece.index] = good
+        self.good[piece.path][piece.number] = good
         if self.path and self.work.clock() - self.saved >= SAVE_EVERY:
             self.report()
             self.save()
@@ -703,7 +707,7 @@ class Progress:
         files = {}
         for path, good in self.good.items():
             if not finished and any(good) and path in self.stamps:
-                bits = sum(1 << index for index, one in enumerate(good) if one)
+                bits = int("".join("1" if one else "0" for one in reversed(good)), 2)
                 files[path] = {"stamp": list(self.stamps[path]), "good": f"{bits:x}"}
         data = {
             "format": STATE_FORMAT,
@@ -754,7 +758,7 @@ class Findings:
             sizes = [f"{path} expected {expected} bytes, found {found}" for path, expected, found in self.wrong_size]
             parts.append(f"{len(sizes)} of wrong size ({few(sizes)})")
         if self.damaged:
-            pieces = [f"{one.path} piece {one.index} at {one.offset}, {one.length} bytes" for one in self.damaged]
+            pieces = [f"{one.path} piece {one.number} at {one.offset}, {one.length} bytes" for one in self.damaged]
             parts.append(f"{len(pieces)} of {total} pieces damaged ({few(pieces)})")
         return "; ".join(parts)
 
@@ -789,7 +793,7 @@ def verify(root: str, manifest: Manifest, progress: Progress, work: Work) -> Fin
             if exc.errno != errno.EIO:
                 raise
             return False
-        return digest == entry.layer[piece.index * _WIDTH : (piece.index + 1) * _WIDTH]
+        return digest == entry.layer[piece.number * _WIDTH : (piece.number + 1) * _WIDTH]
 
     def done(piece: Piece, good: bool) -> None:
         progress.add(piece, good)
@@ -800,7 +804,7 @@ def verify(root: str, manifest: Manifest, progress: Progress, work: Work) -> Fin
     with progress.kept():
         in_threads(todo, act, done, work.workers(), _CHUNK)
     order = {entry.path: number for number, entry in enumerate(present)}
-    found.damaged.sort(key=lambda piece: (order[piece.path], piece.index))
+    found.damaged.sort(key=lambda piece: (order[piece.path], piece.number))
     return found
 
 
@@ -891,8 +895,8 @@ class Repairer:
                 needed += max(entry.size - state.st_blocks * 512, 0)
             except OSError:
                 needed += entry.size
-        state = os.statvfs(self.root)
-        free = state.f_bavail * state.f_frsize
+        volume = os.statvfs(self.root)
+        free = volume.f_bavail * volume.f_frsize
         if needed > free:
             raise MerkleError(
                 f"{self.root}: no room for the repair: expected {needed} bytes free, found {free}; nothing was written"
@@ -963,7 +967,7 @@ class Repairer:
             return _hash_at(target, piece, entry.size, length, view, drop)
 
         def act(piece: Piece, view: memoryview) -> str | None:
-            wanted = entry.layer[piece.index * _WIDTH : (piece.index + 1) * _WIDTH]
+            wanted = entry.layer[piece.number * _WIDTH : (piece.number + 1) * _WIDTH]
             if gone and target >= 0 and hashed(piece, view, False) == wanted:
                 return None
             part = view[: piece.length]
@@ -988,7 +992,7 @@ class Repairer:
                 self.result.changed = True
 
         def read_back(piece: Piece, view: memoryview) -> bool:
-            return hashed(piece, view, True) == entry.layer[piece.index * _WIDTH : (piece.index + 1) * _WIDTH]
+            return hashed(piece, view, True) == entry.layer[piece.number * _WIDTH : (piece.number + 1) * _WIDTH]
 
         def judge(piece: Piece, right: bool) -> None:
             if right:

@@ -329,6 +329,8 @@ def check_options(wanted: dict[str, t.Any]) -> None:
             raise merkle.MerkleError(
                 f"{name}: expected only with state {' or '.join(states)}, found with {wanted['state']}"
             )
+    if wanted["state"] == "repaired" and not wanted["source"]:
+        raise merkle.MerkleError("source: expected a directory, as state is repaired, found none")
     if not 0 <= wanted["nice"] <= 19:
         raise merkle.MerkleError(f"nice: expected a number from 0 to 19, found {wanted['nice']}")
     if not 0 <= wanted["threads"] <= 1024:
@@ -441,10 +443,10 @@ def differences(found: merkle.Findings, root: str, manifest: str) -> dict[str, s
     """What was found, and what the manifest says."""
     before = [f"{merkle.shown(path)}: extra" for path in found.extra]
     before += [f"{path}: {size} bytes" for path, _expected, size in found.wrong_size]
-    before += [f"{one.path}: piece {one.index} at {one.offset} damaged" for one in found.damaged[:LISTED]]
+    before += [f"{one.path}: piece {one.number} at {one.offset} damaged" for one in found.damaged[:LISTED]]
     after = [f"{path}: present" for path in found.missing]
     after += [f"{path}: {size} bytes" for path, size, _found in found.wrong_size]
-    after += [f"{one.path}: piece {one.index} at {one.offset} as in the manifest" for one in found.damaged[:LISTED]]
+    after += [f"{one.path}: piece {one.number} at {one.offset} as in the manifest" for one in found.damaged[:LISTED]]
     return {
         "before": "".join(f"{line}\n" for line in before),
         "after": "".join(f"{line}\n" for line in after),
@@ -460,7 +462,7 @@ def report(found: merkle.Findings, wanted: dict[str, t.Any]) -> dict[str, t.Any]
         "extra": found.extra,
         "wrong_size": [{"path": path, "expected": size, "found": now} for path, size, now in found.wrong_size],
         "damaged_count": len(found.damaged),
-        "damaged": [piece._asdict() for piece in found.damaged[:LISTED]],
+        "damaged": [piece.as_dict() for piece in found.damaged[:LISTED]],
         "diff": differences(found, wanted["path"], wanted["manifest"]),
     }
 
@@ -530,7 +532,7 @@ def mend(module: AnsibleModule, work: merkle.Work, manifest: merkle.Manifest) ->
         **report(found, wanted),
         "repaired_count": len(done.repaired),
         "repaired_files": done.files,
-        "unrepaired": [{**piece._asdict(), "reason": why} for piece, why in done.unrepaired[:LISTED]],
+        "unrepaired": [{**piece.as_dict(), "reason": why} for piece, why in done.unrepaired[:LISTED]],
         "quarantined": [{"path": path, "to": to} for path, to in done.quarantined],
     }
     if done.failed and wanted["fail"]:

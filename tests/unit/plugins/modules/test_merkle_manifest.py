@@ -524,7 +524,9 @@ def test_a_build_that_was_killed_leaves_the_old_manifest(world: World, monkeypat
 )
 def test_a_wrong_wish_is_named(world: World, state: str, options: dict[str, t.Any], words: str) -> None:
     world.built()
-    filled = {name: value.format(top=world.top) if isinstance(value, str) else value for name, value in options.items()}
+    filled: dict[str, t.Any] = {
+        name: value.format(top=world.top) if isinstance(value, str) else value for name, value in options.items()
+    }
     result = world.run(state, **filled)
     assert result["failed"]
     assert words.format(top=world.top) in result["msg"]

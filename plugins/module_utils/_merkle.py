@@ -879,10 +879,7 @@ class Repairer:
                 try:
                     self._file(entry, pieces, gone)
                 except OSError as exc:
-                    why = f"cannot be written: {exc.strerror or exc}"
-                    self.result.failed[entry.path] = why
-                    done = set(self.result.repaired)
-                    self.result.unrepaired += [(piece, why) for piece in pieces if piece not in done]
+                    self._give_up(entry, pieces, f"cannot be written: {exc.strerror or exc}")
                 self.progress.save()
         return self.result
 
@@ -904,19 +901,19 @@ class Repairer:
 
     def _file(self, entry: Entry, pieces: list[Piece], gone: bool) -> None:
         final = os.path.join(self.root, entry.path)
+        why = self._in_the_way(entry.path) if gone else ""
+        if why:
+            self._give_up(entry, pieces, why)
+            return
         name = os.path.join(self.root, _partial_name(entry.path, self.names)) if gone else final
         with contextlib.ExitStack() as stack:
             source = -1
-            why = ""
             if pieces:
                 try:
                     source = stack.enter_context(_opened(os.path.join(self.source, entry.path)))
                 except OSError as exc:
-                    why = f"the source cannot be read: {exc.strerror}"
-            if source < 0 and pieces:
-                self.result.unrepaired += [(piece, why) for piece in pieces]
-                self.result.failed[entry.path] = why
-                return
+                    self._give_up(entry, pieces, f"the source cannot be read: {exc.strerror}")
+                    return
             target = self._target(stack, name, gone)
             bad = self._pieces(entry, pieces, source, target, gone)
             if bad:
@@ -933,7 +930,9 @@ class Repairer:
             if gone and not bad:
                 os.fchmod(target, 0o644)
             os.fsync(target)
-            if not bad and gone:
+            if gone and bad and not os.fstat(target).st_size:
+                os.unlink(name)
+            if gone and not bad:
                 self.work.step("rename", entry.path)
                 if os.path.lexists(final):
                     raise MerkleError(
@@ -944,6 +943,23 @@ class Repairer:
                 _sync_directory(os.path.dirname(final))
             if not bad:
                 self.progress.whole(entry.path, _stamp(target))
+
+    def _give_up(self, entry: Entry, pieces: list[Piece], why: str) -> None:
+        self.result.failed[entry.path] = why
+        done = set(self.result.repaired)
+        self.result.unrepaired += [(piece, why) for piece in pieces if piece not in done]
+
+    def _in_the_way(self, path: str) -> str:
+        """What keeps a file that is missing from being made."""
+        if os.path.lexists(os.path.join(self.root, path)):
+            return "a directory has its name"
+        above = os.path.dirname(path)
+        while above:
+            full = os.path.join(self.root, above)
+            if os.path.lexists(full) and not os.path.isdir(full):
+                return f"{above} is a file, a directory is expected"
+            above = os.path.dirname(above)
+        return ""
 
     def _target(self, stack: contextlib.ExitStack, name: str, gone: bool) -> int:
         """The file to write, or in check mode to read if it is there."""

@@ -411,6 +411,33 @@ def test_a_link_is_not_written_through(world: World) -> None:
     assert world.tree()["a.safetensors"] == BIG
 
 
+def test_what_is_in_the_way_of_a_missing_file_is_named(world: World) -> None:
+    world.built()
+    (world.path / "config.json").unlink()
+    (world.path / "config.json").mkdir()
+    (world.path / "sub/b.safetensors").unlink()
+    (world.path / "sub").rmdir()
+    (world.path / "sub").write_bytes(b"mine")
+    before = world.tree()
+    for check in (True, False):
+        done = world.run("repaired", check=check)
+        assert done["failed"]
+        assert not done["changed"]
+        assert "config.json (a directory has its name)" in done["msg"]
+        assert "sub/b.safetensors (sub is a file, a directory is expected)" in done["msg"]
+        assert pieces(done["unrepaired"]) == [("config.json", 0), ("sub/b.safetensors", 0), ("sub/b.safetensors", 1)]
+    assert world.tree() == before
+
+
+def test_a_source_without_a_good_piece_leaves_nothing_behind(world: World) -> None:
+    world.built()
+    (world.path / "a.safetensors").unlink()
+    (world.source / "a.safetensors").write_bytes(b"other")
+    before = world.tree()
+    assert "the source ends before" in world.run("repaired")["msg"]
+    assert world.tree() == before
+
+
 def stop_before(monkeypatch: pytest.MonkeyPatch, kind: str, after: int) -> None:
     """Kill the next run before the nth step of a kind."""
     genuine = merkle_manifest.merkle.Work

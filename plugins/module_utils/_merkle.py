@@ -439,8 +439,7 @@ class Work:
         """Threads to use; none asked for is one for each core that this process may use."""
         if self.threads:
             return self.threads
-        cores = getattr(os, "sched_getaffinity", None)
-        return len(cores(0)) if cores else os.cpu_count() or 1
+        return len(os.sched_getaffinity(0))
 
 
 _Item = t.TypeVar("_Item")
@@ -500,10 +499,8 @@ def _read_into(handle: int, view: memoryview, offset: int) -> int:
 
 def _forget(handle: int, offset: int, length: int) -> None:
     """Take a part of a file out of memory, so that the drive is read and other programs keep their pages."""
-    advise = getattr(os, "posix_fadvise", None)
-    if advise:
-        with contextlib.suppress(OSError):
-            advise(handle, offset, length, os.POSIX_FADV_DONTNEED)
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(handle, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def _hash_at(handle: int, piece: Piece, size: int, piece_length: int, view: memoryview, drop: bool) -> bytes:

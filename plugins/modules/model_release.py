@@ -275,13 +275,12 @@ EXAMPLES = r"""
         state: rolled_back
         by: alice
         reason: answers got worse
-      register: back
-
+      notify: Restart the engine
+  handlers:
     - name: Restart the engine
       ansible.builtin.systemd_service:
-        name: gpufleet-deepseek
+        name: deepseek-service
         state: restarted
-      when: back is changed
 """
 
 RETURN = r"""

@@ -219,7 +219,7 @@ EXAMPLES = r"""
 
         - name: Restart the engine
           ansible.builtin.systemd_service:
-            name: gpufleet-deepseek
+            name: deepseek-service
             state: restarted
 
         - name: Wait until it serves
@@ -244,7 +244,7 @@ EXAMPLES = r"""
 
         - name: Restart the engine with the old release
           ansible.builtin.systemd_service:
-            name: gpufleet-deepseek
+            name: deepseek-service
             state: restarted
 
         - name: Stop the upgrade

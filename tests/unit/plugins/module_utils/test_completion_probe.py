@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import typing as t
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {self.server.key}":
             self._send(401, '{"error": "who are you"}')
         elif asked["stream"]:
+            # Times are told in milliseconds: one that is there.
+            time.sleep(0.003)
             event = "data: " + json.dumps({"choices": [{"delta": {"content": "x"}}]}) + "\n\n"
             self._send(200, event * 3 + self.server.stream_end, "text/event-stream")
         else:

@@ -111,7 +111,7 @@ class Engine:
         """Run it, for the first time or after its end."""
         argv = [sys.executable, str(ROOT / "tests/mock/engine.py"), "--port", str(self.port), "--name", self.name]
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        until(self.answers, what=f"engine {self.name}")
+        until(self.answers, 60, f"engine {self.name}")
 
     def answers(self) -> bool:
         """Does it accept connections?"""
@@ -319,7 +319,7 @@ http {{
         env = {**os.environ, **lua_tools.variables()}
         with (self.folder / "stderr").open("wb") as errors:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=env)
-        until(self.alive, what="nginx")
+        until(self.alive, 60, "nginx")
         return self
 
     def alive(self) -> bool:

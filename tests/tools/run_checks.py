@@ -31,8 +31,8 @@ from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
 PARTS = ("lint", "unit", "gateway", "sanity", "lab", "entrances", "faults", "molecule")
 # Only when it is asked for: all of them take the time of all the other parts together. Part lab has those of HOSTS_TESTS.
 MORE_PARTS = ("hosts",)
-# Files of tests/hosts that need no driver: a quarter of an hour on two cores.
-HOSTS_TESTS = ("nvme_raid", "nic_offload", "rdma")
+# Files of tests/hosts that need no driver: ten minutes on two cores.
+HOSTS_TESTS = ("nvme_raid", "nic_offload")
 SNAPSHOT = CACHE / "snapshot"
 ARTIFACT = CACHE / "artifact"
 INSTALLED = ARTIFACT / "collections" / "ansible_collections"

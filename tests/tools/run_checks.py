@@ -561,7 +561,7 @@ class Checks:
             for name in HOSTS_TESTS
         ]
         if (ROOT / "tests" / "lab").is_dir():
-            steps.append(Step("lab: hard cases", self.pytest("lab", ""), "lab", 1800, self.ready(), OWN_LANE))
+            steps.append(Step("lab: hard cases", self.pytest("lab", ""), "lab", 2700, self.ready(), OWN_LANE))
         return steps
 
     def lab_up_steps(self) -> list[Step]:
@@ -648,7 +648,7 @@ class Checks:
         if not (ROOT / "tests" / "faults").is_dir():
             return [Step("faults", self.absent("tests/faults does not exist"), "faults")]
         needs = self.ready("lab: up")
-        return [*self.lab_up_steps(), Step("faults", self.pytest("faults", ""), "faults", 1800, needs, LAB_LANE)]
+        return [*self.lab_up_steps(), Step("faults", self.pytest("faults", ""), "faults", 2700, needs, LAB_LANE)]
 
     def host_steps(self) -> list[Step]:
         """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""

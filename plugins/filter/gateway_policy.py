@@ -34,17 +34,12 @@ def gateway_policy(
     if not isinstance(tiers, t.Mapping) or not tiers:
         problems.append(f"gateway_tiers: expected a mapping with at least one tier, found {tiers!r}")
         tiers = {}
-    problems += [
-        f"gateway_tiers: {name}: expected a mapping of limits, found {limits!r}"
-        for name, limits in tiers.items()
-        if not isinstance(limits, t.Mapping)
-    ]
+    for name, limits in tiers.items():
+        if isinstance(limits, t.Mapping):
+            problems += made.limit_problems(limits, f"gateway_tiers: {name}")
+        else:
+            problems.append(f"gateway_tiers: {name}: expected a mapping of limits, found {limits!r}")
     problems += made.setting_problems(settings or {}, setting_defaults or {}, "gateway_lua_settings")
-    if problems:
-        return {"text": "", "id": "", "problems": problems}
-    problems = [
-        problem for name, limits in tiers.items() for problem in made.limit_problems(limits, f"gateway_tiers: {name}")
-    ]
     if problems:
         return {"text": "", "id": "", "problems": problems}
     whole = {name: made.fitting(made.merged(tier_defaults, limits), limits) for name, limits in tiers.items()}

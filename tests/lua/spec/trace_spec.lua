@@ -120,7 +120,7 @@ describe("continue", function()
     end
 
     it("goes on with the client's trace", function()
-        assert.same({ "00-" .. TRACE .. "-aaaaaaaabbbbbbbb-01", "a=1", TRACE, "aaaaaaaabbbbbbbb", PARENT },
+        assert.same({ "00-" .. TRACE .. "-aaaaaaaabbbbbbbb-01", "a=1", TRACE, "aaaaaaaabbbbbbbb", PARENT, 1 },
             { trace.continue("00-" .. TRACE .. "-" .. PARENT .. "-01", "a=1", fixed, false) })
         local header, state = trace.continue("00-" .. TRACE .. "-" .. PARENT .. "-00", ("x"):rep(600), fixed, true)
         assert.equal("00-" .. TRACE .. "-aaaaaaaabbbbbbbb-00", header)
@@ -135,5 +135,26 @@ describe("continue", function()
         assert.equal("aaaaaaaabbbbbbbb", span)
         assert.is_nil(parent)
         assert.matches("%-02$", (trace.continue(nil, nil, fixed, false)))
+    end)
+
+    it("lets somebody else decide what is recorded", function()
+        local asked
+        local function decide(flags)
+            asked = flags
+            return flags ~= 1
+        end
+        local header, _, id, span, parent, flags =
+            trace.continue("00-" .. TRACE .. "-" .. PARENT .. "-01", nil, fixed, true, decide)
+        assert.equal(1, asked)
+        assert.same({ TRACE, PARENT, 0 }, { id, parent, flags })
+        assert.equal("00-" .. TRACE .. "-" .. span .. "-00", header)
+        -- How the id was made stays true.
+        header = trace.continue("00-" .. TRACE .. "-" .. PARENT .. "-02", nil, fixed, false, decide)
+        assert.matches("%-03$", header)
+        header, _, _, _, parent, flags = trace.continue(nil, nil, fixed, false, decide)
+        assert.is_nil(asked)
+        assert.is_nil(parent)
+        assert.equal(3, flags)
+        assert.matches("%-03$", header)
     end)
 end)

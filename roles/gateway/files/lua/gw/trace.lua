@@ -116,22 +116,30 @@ function M.format(trace, span, flags)
 end
 
 -- All of it for one request. traceparent, tracestate: headers of the client, or nil; rand64: see child;
--- sampled: is a trace that begins here to be recorded?
--- Returns the traceparent for the engine, the tracestate for the engine or nil, trace id, own span id, and the client's
--- span id or nil.
-function M.continue(traceparent, tracestate, rand64, sampled)
+-- sampled: is a trace that begins here to be recorded? decide(flags): says so in its place, for the traces of clients as well
+-- (flags: the client's, nil for a trace that begins here); without it, a client's own word stands.
+-- Returns the traceparent for the engine, the tracestate for the engine or nil, trace id, the span id in that traceparent, the
+-- client's span id or nil, and the flags in that traceparent.
+function M.continue(traceparent, tracestate, rand64, sampled, decide)
     local trace, parent, flags = M.parse(traceparent)
     local span
+    if decide then
+        sampled = decide(flags)
+    end
     if trace then
         span = M.child(rand64)
         tracestate = M.state(tracestate)
+        if decide then
+            -- Bit 2 says how the id was made, which stays true.
+            flags = band(flags, 2) + (sampled and 1 or 0)
+        end
     else
         trace, span = M.root(rand64)
         -- All bits of an id made here are random.
         flags = sampled and 3 or 2
         tracestate = nil
     end
-    return M.format(trace, span, flags), tracestate, trace, span, parent
+    return M.format(trace, span, flags), tracestate, trace, span, parent, flags
 end
 
 return M

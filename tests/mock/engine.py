@@ -23,6 +23,7 @@ import dataclasses
 import hashlib
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -46,6 +47,9 @@ class Settings:
     prompt_tokens: int = 0  # tokens that a prompt is said to have (0: a quarter of the body's bytes)
     continuous_usage: bool = False  # each event of a stream says what has been used so far
     no_usage: bool = False  # answers do not say what they used
+    close_after_stream: float = (
+        0.0  # so many seconds after a stream, close the connection that was to be kept: llama.cpp does (0: never)
+    )
 
 
 class Counters:
@@ -118,6 +122,18 @@ class Engine(ThreadingHTTPServer):
         self.counters = Counters()
         super().__init__(address, Handler)
 
+    def speak_tls(self, pem: str, client_ca: str) -> None:
+        """Answer with the certificate and key of a file, and only to those who show a certificate of the authority.
+
+        :arg pem: file with certificate and key.
+        :arg client_ca: file with the authority of clients' certificates.
+        """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(pem)
+        # The handshake is the thread's of the connection: a client that is slow holds up nobody.
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A peer that goes away is not worth a traceback."""
         if not isinstance(sys.exc_info()[1], OSError):
@@ -154,6 +170,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(length))
+        if self.close_connection:
+            # The client asked for it.
+            self.send_header("Connection", "close")
         self.end_headers()
 
     def _json(self, status: int, payload: Any, extra: dict[str, str] | None = None) -> None:
@@ -314,6 +333,9 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
+        if settings.close_after_stream:
+            time.sleep(settings.close_after_stream)
+            self.close_connection = True
 
 
 def main() -> None:
@@ -322,6 +344,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--name", default="mock")
     parser.add_argument("--api-key-file", default="", help="file with the key that clients must present")
+    parser.add_argument("--tls", default="", help="file with certificate and key: speak TLS")
+    parser.add_argument("--client-ca", default="", help="file with the authority of the clients, needed with --tls")
     parser.add_argument(
         "--keepalive", type=float, default=5.0, help="seconds an idle connection stays open (uvicorn: 5)"
     )
@@ -338,6 +362,8 @@ def main() -> None:
             api_key = handle.read().strip()
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
     engine = Engine((args.listen, args.port), args.name, api_key, args.keepalive, settings)
+    if args.tls:
+        engine.speak_tls(args.tls, args.client_ca)
     print(f"mock engine {args.name} on {args.listen}:{engine.server_address[1]}", flush=True)
     engine.serve_forever()
 

@@ -33,8 +33,6 @@ def make_config(tmp_path: Path) -> Any:
     return {
         "model_path": str(model),
         "model_name": "m",
-        "listen_address": "127.0.0.1",
-        "port": 8000,
         "parallel_requests": 4,
         "context_tokens": 4096,
         "threads": 0,
@@ -43,14 +41,31 @@ def make_config(tmp_path: Path) -> Any:
     }
 
 
+@pytest.fixture(name="served")
+def make_served(config: Any) -> Any:
+    """The configuration as the server has it: with where it listens."""
+    return {**config, "listen_address": "127.0.0.1", "port": 8000}
+
+
 @pytest.fixture(name="run")
 def make_run(launcher: Any, tmp_path: Path) -> Any:
-    def run(config: Any, keys: Any = "key-1\nkey-2\n", check: Any = "--check-settings") -> Any:
+    def run(config: Any, check: Any = "--check-settings") -> Any:
         (tmp_path / "config").write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
-        (tmp_path / "keys").write_text(keys, encoding="utf-8")
-        return launcher.main([check, f"--config={tmp_path}/config", f"--keys={tmp_path}/keys"])
+        return launcher.main([check, f"--config={tmp_path}/config"])
 
     return run
+
+
+@pytest.fixture(name="host")
+def make_host(launcher: Any, tmp_path: Path) -> Any:
+    """What is no part of a release: where it listens, and the keys."""
+
+    def check(listen: Any, keys: Any = "key-1\nkey-2\n") -> Any:
+        (tmp_path / "listen").write_text(listen if isinstance(listen, str) else json.dumps(listen), encoding="utf-8")
+        (tmp_path / "keys").write_text(keys, encoding="utf-8")
+        return launcher.main(["--check-host", f"--listen={tmp_path}/listen", f"--keys={tmp_path}/keys"])
+
+    return check
 
 
 def test_a_good_configuration(run: Any, config: Any) -> None:
@@ -60,9 +75,10 @@ def test_a_good_configuration(run: Any, config: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"port": "8000"}, "port: expected int, found '8000'"),
-        ({"port": True}, "port: expected int, found True"),
-        ({"port": 0}, "port: expected 1 to 65535, found 0"),
+        ({"threads": "8"}, "threads: expected int, found '8'"),
+        ({"threads": True}, "threads: expected int, found True"),
+        ({"parallel_requests": 0}, "parallel_requests: expected 1 to 1024, found 0"),
+        ({"port": 8000}, "unknown setting port"),
         ({"model_name": ""}, "model_name: must not be empty"),
         ({"sort": 1}, "unknown setting sort"),
         ({"options": {"btach_tokens": 1}}, "unknown options btach_tokens; known: batch_tokens"),
@@ -77,9 +93,9 @@ def test_a_wrong_setting(run: Any, config: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_a_missing_setting(run: Any, config: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    del config["port"]
+    del config["threads"]
     assert run(config) == 78
-    assert "missing setting port" in capsys.readouterr().err
+    assert "missing setting threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
@@ -87,8 +103,24 @@ def test_no_configuration_at_all(run: Any, text: Any) -> None:
     assert run(text) == 78
 
 
-def test_no_key_is_an_open_server(run: Any, config: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(config, keys="\n \n") == 78
+@pytest.mark.parametrize(
+    ("listen", "message"),
+    [
+        ({"listen_address": "127.0.0.1"}, "missing setting port"),
+        ({"listen_address": "127.0.0.1", "port": 0}, "port: expected 1 to 65535, found 0"),
+        ({"listen_address": "", "port": 8000}, "listen_address: must not be empty"),
+        ("[]", "the file must hold one JSON object"),
+    ],
+)
+def test_a_wrong_place_to_listen(host: Any, capsys: pytest.CaptureFixture[str], listen: Any, message: Any) -> None:
+    assert host(listen) == 78
+    assert message in capsys.readouterr().err
+
+
+def test_no_key_is_an_open_server(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    listen = {"listen_address": "127.0.0.1", "port": 8000}
+    assert host(listen) == 0
+    assert host(listen, keys="\n \n") == 78
     assert "holds none" in capsys.readouterr().err
 
 
@@ -101,6 +133,23 @@ def test_a_model_that_is_none(run: Any, config: Any, capsys: pytest.CaptureFixtu
     config["model_path"] = __file__
     assert run(config, check="--check") == 78
     assert "is not a GGUF file" in capsys.readouterr().err
+
+
+def test_the_one_model_of_a_directory(launcher: Any, tmp_path: Path) -> None:
+    with pytest.raises(launcher.ConfigError, match=r"expected one model in GGUF format in .*, found 0 files"):
+        launcher.find_model(str(tmp_path))
+    (tmp_path / "a.gguf").touch()
+    assert launcher.find_model(str(tmp_path)) == str(tmp_path / "a.gguf")
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(launcher.ConfigError, match="found 2 files"):
+        launcher.find_model(str(tmp_path))
+    assert launcher.find_model(str(tmp_path / "b.gguf")) == str(tmp_path / "b.gguf")
+
+
+def test_the_first_part_names_the_others(launcher: Any, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"m-0000{number}-of-00003.gguf").touch()
+    assert launcher.find_model(str(tmp_path)) == str(tmp_path / "m-00001-of-00003.gguf")
 
 
 def test_the_role_knows_the_same_options(launcher: Any) -> None:
@@ -161,26 +210,26 @@ def test_stop_listening_refuses_new_connections_and_keeps_the_old(launcher: Any)
 
 @pytest.mark.parametrize(("loads", "drained"), [([2, 1, 0, 0], True), ([1, 0, 1, 0, 0], True), ([1] * 50, False)])
 def test_drain_waits_for_requests_but_not_for_ever(
-    launcher: Any, config: Any, monkeypatch: pytest.MonkeyPatch, loads: Any, drained: Any
+    launcher: Any, served: Any, monkeypatch: pytest.MonkeyPatch, loads: Any, drained: Any
 ) -> None:
     monkeypatch.setattr(launcher, "stop_listening", lambda address, port: True)
     monkeypatch.setattr(launcher, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(launcher, "FLUSH_SECONDS", 0)
-    config["drain_seconds"] = 0 if not drained else 30
+    served["drain_seconds"] = 0 if not drained else 30
     left = list(loads)
 
     def metrics() -> Any:
         return f"llamacpp:requests_processing {left.pop(0)}\n"
 
-    assert launcher.drain(config, metrics, threading.Event()) is drained
+    assert launcher.drain(served, metrics, threading.Event()) is drained
     assert (left == []) is drained
 
 
-def test_a_second_signal_ends_the_drain(launcher: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_ends_the_drain(launcher: Any, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "stop_listening", lambda address, port: False)
     hurry = threading.Event()
     hurry.set()
-    assert launcher.drain(config, lambda: "llamacpp:requests_processing 1\n", hurry) is False
+    assert launcher.drain(served, lambda: "llamacpp:requests_processing 1\n", hurry) is False
 
 
 def test_a_port_that_is_taken(launcher: Any) -> None:

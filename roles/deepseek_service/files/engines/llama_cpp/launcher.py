@@ -31,13 +31,16 @@ WATCHDOG_SHARE = 3
 SETTINGS: dict[str, tuple[type, float, float]] = {
     "model_path": (str, 0, 0),
     "model_name": (str, 0, 0),
-    "listen_address": (str, 0, 0),
-    "port": (int, 1, 65535),
     "parallel_requests": (int, 1, 1024),
     "context_tokens": (int, 256, 16777216),
     "threads": (int, 0, 1024),
     "drain_seconds": (int, 0, 86400),
     "options": (dict, 0, 0),
+}
+# Where it listens is no part of a release: equal hosts have equal releases.
+LISTEN: dict[str, tuple[type, float, float]] = {
+    "listen_address": (str, 0, 0),
+    "port": (int, 1, 65535),
 }
 # Options of the engine: field of CommonParams, type, smallest, largest.
 OPTIONS: dict[str, tuple[str, type, float, float]] = {
@@ -70,16 +73,21 @@ def _check_value(name: str, value: object, kind: type, low: float, high: float) 
         raise ConfigError(f"{name}: must not be empty")
 
 
-def check_config(config: object) -> dict[str, t.Any]:
-    """Accept a configuration only if every setting is there, known, of the right type and in range."""
+def _check_settings(config: object, settings: dict[str, tuple[type, float, float]]) -> dict[str, t.Any]:
     if not isinstance(config, dict):
         raise ConfigError("the file must hold one JSON object")
-    problems = [f"unknown setting {name}" for name in sorted(set(config) - set(SETTINGS))]
-    problems += [f"missing setting {name}" for name in sorted(set(SETTINGS) - set(config))]
+    problems = [f"unknown setting {name}" for name in sorted(set(config) - set(settings))]
+    problems += [f"missing setting {name}" for name in sorted(set(settings) - set(config))]
     if problems:
         raise ConfigError(", ".join(problems))
-    for name, (kind, low, high) in SETTINGS.items():
+    for name, (kind, low, high) in settings.items():
         _check_value(name, config[name], kind, low, high)
+    return config
+
+
+def check_config(found: object) -> dict[str, t.Any]:
+    """Accept a configuration only if every setting is there, known, of the right type and in range."""
+    config = _check_settings(found, SETTINGS)
     options = config["options"]
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
@@ -88,6 +96,18 @@ def check_config(config: object) -> dict[str, t.Any]:
         _field, option_kind, low, high = OPTIONS[name]
         _check_value(f"options.{name}", value, option_kind, low, high)
     return config
+
+
+def find_model(path: str) -> str:
+    """The model file: the path itself, or the one GGUF file of a directory. Of a model in several files the first names the others."""
+    place = Path(path)
+    if not place.is_dir():
+        return path
+    found = sorted(str(one) for one in place.rglob("*.gguf"))
+    first = [one for one in found if "-00001-of-" in one]
+    if len(found) == 1 or len(first) == 1:
+        return (first or found)[0]
+    raise ConfigError(f"model_path: expected one model in GGUF format in {path}, found {len(found)} files")
 
 
 def check_model(path: str) -> None:
@@ -105,6 +125,14 @@ def load_config(path: str) -> dict[str, t.Any]:
     """Read and check the configuration file."""
     try:
         return check_config(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+def load_listen(path: str) -> dict[str, t.Any]:
+    """Read and check the file that says where to listen."""
+    try:
+        return _check_settings(json.loads(Path(path).read_text(encoding="utf-8")), LISTEN)
     except (OSError, ValueError) as exc:
         raise ConfigError(str(exc)) from exc
 
@@ -162,7 +190,11 @@ def make_params(engine: t.Any, config: dict[str, t.Any], keys: list[str]) -> t.A
     params = engine.CommonParams()
     params.model.path = config["model_path"]
     params.model_alias = {config["model_name"]}
-    params.hostnames = [config["listen_address"]]
+    # One address until the release of September 2026, several since.
+    if hasattr(params, "hostnames"):
+        params.hostnames = [config["listen_address"]]
+    else:
+        params.hostname = config["listen_address"]
     params.port = config["port"]
     params.n_parallel = config["parallel_requests"]
     params.n_ctx = config["context_tokens"]
@@ -304,20 +336,35 @@ def main(arguments: t.Sequence[str] | None = None) -> int:
     """Read the command line and go."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=default_path("config"), help="configuration file (JSON)")
-    parser.add_argument("--keys", default=default_path("api_keys"), help="file with the accepted API keys")
-    parser.add_argument("--check", action="store_true", help="check both files, the model's and the engine, then end")
-    parser.add_argument("--check-settings", action="store_true", help="check both files, then end")
+    parser.add_argument(
+        "--listen", default="", help="file that says where to listen (JSON); without it, the unit's credential"
+    )
+    parser.add_argument("--keys", default="", help="file with the accepted API keys; without it, the unit's credential")
+    parser.add_argument(
+        "--check", action="store_true", help="check the configuration, the model and the engine, then end"
+    )
+    parser.add_argument("--check-settings", action="store_true", help="check the configuration, then end")
+    parser.add_argument("--check-host", action="store_true", help="check the files for --listen and --keys, then end")
     options = parser.parse_args(arguments)
     try:
+        if options.check_host:
+            load_listen(options.listen or default_path("listen"))
+            read_keys(options.keys or default_path("api_keys"))
+            return 0
         config = load_config(options.config)
-        keys = read_keys(options.keys)
         if options.check_settings:
             return 0
+        config["model_path"] = find_model(config["model_path"])
         check_model(config["model_path"])
         if options.check:
-            load_engine()
+            # Another version of the engine may lack what is set here.
+            try:
+                make_params(load_engine(), {**config, "listen_address": "127.0.0.1", "port": 1}, [])
+            except AttributeError as exc:
+                raise ConfigError(f"the engine of this version cannot be set so: {exc}") from exc
             return 0
-        return serve(config, keys)
+        config.update(load_listen(options.listen or default_path("listen")))
+        return serve(config, read_keys(options.keys or default_path("api_keys")))
     except ConfigError as exc:
         print(f"configuration: {exc}", file=sys.stderr, flush=True)
         return EXIT_CONFIG

@@ -32,9 +32,9 @@ def gateway_peer_hosts(hosts: t.Any, plan: t.Any) -> list[dict[str, t.Any]]:
         raise AnsibleFilterError(f"gateway_peer_hosts: {exc}") from exc
 
 
-def gateway_peer_problems(given: t.Any, hostvars: t.Any = None) -> list[str]:
+def gateway_peer_problems(given: t.Any, hostvars: t.Any = None, tls: bool | None = None) -> list[str]:
     """Say what is wrong with a list of peers, or with the hosts of which it would be made."""
-    return peer_problems(given) if hostvars is None else peers_from_inventory(given, hostvars, 8000)[1]
+    return peer_problems(given) if hostvars is None else peers_from_inventory(given, hostvars, 8000, tls)[1]
 
 
 class FilterModule:

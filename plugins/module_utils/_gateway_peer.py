@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ansible_collections.gpufleet.deepseek.plugins.module_utils import _gateway_policy
+from ansible_collections.gpufleet.deepseek.plugins.module_utils._flock import alone
 
 # The first words of a configuration that role gateway wrote.
 MARK = "# gpufleet.deepseek gateway"
@@ -610,16 +610,11 @@ def check_owner(owner: str) -> None:
 @contextlib.contextmanager
 def locked(path: Path, probes: Probes, seconds: float = 60) -> t.Iterator[None]:
     """One at a time: the hosts of a batch change the same configuration."""
-    with path.open("w", encoding="utf-8") as stream:
-        end = probes.clock() + seconds
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as exc:
-                if probes.clock() > end:
-                    raise GatewayPeerError(f"{path}: another run has changed this gateway for {seconds} s") from exc
-            probes.sleep(0.2)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(alone(path, seconds, probes.clock, probes.sleep, 0.2))
+        except TimeoutError as exc:
+            raise GatewayPeerError(f"{path}: another run has changed this gateway for {seconds} s") from exc
         yield
 
 

@@ -12,9 +12,12 @@ STATES = ("up", "drain", "down")
 WEIGHTS = (1, 256)
 PORTS = (1, 65535)
 MAX_CONNS = (0, 1_000_000)
+# Defaults of role envoy_sidecar.
+SIDECAR_PORT = 8080
+SIDECAR_STATS_PORT = 9146
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_KEYS = {"name", "address", "port", "weight", "state", "region", "max_conns"}
+_KEYS = {"name", "address", "port", "weight", "state", "region", "max_conns", "sni"}
 
 
 def whole_number(value: t.Any, limits: tuple[int, int]) -> int | None:
@@ -39,7 +42,7 @@ def is_address(value: t.Any) -> bool:
 def peer_problems(peers: t.Any) -> list[str]:
     """What is wrong with a list of peers, a sentence each.
 
-    :arg peers: list of mappings with name, address and, all optional, port, weight, state, region, max_conns.
+    :arg peers: list of mappings with name, address and, all optional, port, weight, state, region, max_conns, sni.
     """
     if isinstance(peers, (str, t.Mapping)) or not isinstance(peers, t.Sequence):
         return [f"expected a list of peers, found {type(peers).__name__.replace('_AnsibleTagged', '')}"]
@@ -81,6 +84,8 @@ def _value_problems(label: str, peer: t.Mapping[str, t.Any]) -> list[str]:
             problems.append(
                 f"{label}: {key}: expected a whole number from {limits[0]} to {limits[1]}, found {peer.get(key)!r}"
             )
+    if peer.get("sni") and not is_address(peer["sni"]):
+        problems.append(f"{label}: sni: expected the name in its certificate, found {peer['sni']!r}")
     if peer.get("state", "up") not in STATES:
         problems.append(
             f"{label}: state: expected {', '.join(STATES[:-1])} or {STATES[-1]}, found {peer.get('state')!r}"
@@ -123,6 +128,20 @@ class HostReader:
             self._expected(name, "an IP address or a host name", repr(value))
         return str(value)
 
+    def flag(self, name: str) -> bool:
+        """Whether the variable is true; without it, false."""
+        return str(self.value(name, False)).lower() in ("true", "yes", "on", "1")
+
+    def has_sidecar(self) -> bool:
+        """Whether gateways ask the sidecar of the host and not its engine."""
+        return self.flag("envoy_sidecar_enabled")
+
+    def serving_port(self, port: int) -> int:
+        """The port that gateways ask: that of the sidecar, or of the engine, which is port unless the host says so."""
+        if self.has_sidecar():
+            return self.number("envoy_sidecar_port", PORTS, SIDECAR_PORT)
+        return self.number("deepseek_service_port", PORTS, port)
+
     def state(self) -> str:
         """Whether the host takes requests."""
         value = self.value("fleet_peer_state", STATES[0])
@@ -164,14 +183,25 @@ def answering_hosts(hosts: t.Any, plan: t.Any) -> list[dict[str, t.Any]]:
     ]
 
 
+def _tls_problem(reader: HostReader, tls: bool) -> str:
+    """Whether gateways and the sidecar of a host would speak differently; empty when not."""
+    if not reader.has_sidecar() or reader.flag("envoy_sidecar_tls") == tls:
+        return ""
+    return (
+        f"host {reader.host}: envoy_sidecar_tls: expected {str(tls).lower()} because gateway_peer_tls is {str(tls).lower()},"
+        f" found {str(not tls).lower()}"
+    )
+
+
 def peers_from_inventory(
-    hosts: t.Any, hostvars: t.Mapping[str, t.Any], port: int
+    hosts: t.Any, hostvars: t.Mapping[str, t.Any], port: int, tls: bool | None = None
 ) -> tuple[list[dict[str, t.Any]], list[str]]:
     """Make the peers from the variables of the hosts that run an engine.
 
     :arg hosts: inventory names, or mappings with C(name) and the C(weight) of a host that does not set C(fleet_weight), in the order wanted.
     :arg hostvars: variables by host; a host's variables resolve their templates when they are read.
-    :arg port: port of a host that does not set C(deepseek_service_port).
+    :arg port: port of a host that does not set C(deepseek_service_port); one with C(envoy_sidecar_enabled) is asked at its C(envoy_sidecar_port).
+    :arg tls: whether the gateway asks over TLS; None does not look at it.
     :returns: the peers, and a sentence for each problem, naming host, variable, what was expected and what was found.
     """
     problems: list[str] = []
@@ -190,11 +220,13 @@ def peers_from_inventory(
             {
                 "name": host,
                 "address": reader.address(),
-                "port": reader.number("deepseek_service_port", PORTS, port),
+                "port": reader.serving_port(port),
                 "weight": reader.number("fleet_weight", WEIGHTS, int(named.get("weight", 1))),
                 "state": reader.state(),
                 "region": str(reader.value("fleet_region", "default")),
             }
         )
         problems += reader.problems
+        problem = _tls_problem(reader, tls) if tls is not None else ""
+        problems += [problem] if problem else []
     return peers, problems

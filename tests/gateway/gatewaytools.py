@@ -159,6 +159,9 @@ class Gateway:
     # Certificate and key for engines in one file, and their authority in another; without them, plain HTTP.
     client_pem: Path | None = None
     client_ca: Path | None = None
+    # Port of a collector on loopback, and what differs from the role's defaults; without a port, no spans.
+    collector: int = 0
+    tracing: dict[str, Any] = field(default_factory=dict)
 
     # -- files
 
@@ -240,6 +243,7 @@ class Gateway:
         env = jinja2.Environment(
             loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=jinja2.select_autoescape()
         )
+        env.filters["bool"] = bool
         # Debian's packages, unpacked: its Lua libraries lie below that tree.
         share = lua_tools.PREFIX / "usr/share/lua/5.1"
         values = {
@@ -253,10 +257,24 @@ class Gateway:
             "__gateway_peer_tls_ca_file": str(self.client_ca),
             "gateway_lua_memory": self.memory,
             "gateway_upstream_keepalive": 256,
-            "gateway_upstream_keepalive_timeout": 4,
+            "gateway_upstream_keepalive_timeout": 2,
             "gateway_tries_timeout": 10,
             "gateway_connect_timeout": 2,
             "gateway_send_timeout": 30,
+            "__gateway_tracing": bool(self.collector),
+            "__gateway_tracing_host": "127.0.0.1",
+            "__gateway_tracing_port": self.collector,
+            "__gateway_tracing_path": "/v1/traces",
+            "gateway_tracing_timeout_ms": 2000,
+            "gateway_tracing_sampling_percent": 100,
+            "gateway_tracing_follow_clients": True,
+            "gateway_tracing_errors": True,
+            "gateway_tracing_queue": 4096,
+            "gateway_tracing_batch": 128,
+            "gateway_tracing_service_name": "gateway",
+            "inventory_hostname": "gw1",
+            "fleet_region": "eu",
+            **self.tracing,
         }
         parts = {
             name: env.get_template(f"etc/nginx/balancers/lua/{name}.conf.j2").render(values)
@@ -286,7 +304,6 @@ http {{
         location /v1/ {{
             proxy_pass {"https" if self.client_pem else "http"}://engines;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
             proxy_set_header Accept-Encoding "";
             proxy_buffering off;
             proxy_buffer_size 32k; proxy_buffers 8 32k;

@@ -52,6 +52,18 @@ def test_a_stream_passes_to_the_byte(gateway: Start, engines: list[Engine], cont
     assert made.metric("gw_tokens_total", kind="prompt") == 18
 
 
+def test_an_engine_that_closes_after_a_stream_costs_nobody_a_request(gateway: Start, engines: list[Engine]) -> None:
+    """llama.cpp promises to keep the connection, and closes it: the next request must not be sent on it."""
+    made = gateway(1, lambda one: only(one, "a"))
+    engines[0].control(close_after_stream=0.05, chunk_delay=0)
+    body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    found = []
+    for _unused in range(10):
+        for stream in (True, False):
+            found.append(made.call("POST", "/v1/chat/completions", {**body, "stream": stream}, KEY).status)
+    assert found == [200] * 20
+
+
 @pytest.mark.timing
 def test_chunks_come_as_they_are_made(gateway: Start, engines: list[Engine]) -> None:
     made = gateway(1, lambda one: only(one, "a"))
@@ -238,4 +250,6 @@ def test_the_pages_say_what_is_true(gateway: Start) -> None:
     assert b"mock" in page.body
     assert KEY.encode() not in page.body
     assert made.held()["tenants"][0]["rpm"] == {"limit": 10, "used": 1, "share": 0.1}
+    # A list of models says nothing of the engines, and is not counted.
+    assert made.call("GET", "/v1/models", key=KEY).status == 200
     assert made.metric("gw_requests_total", code="200", tenant="tenant") == 1

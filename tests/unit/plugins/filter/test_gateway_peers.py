@@ -38,6 +38,26 @@ def test_defaults() -> None:
     assert gateway_peers([], {}) == []
 
 
+def test_a_sidecar_is_asked_instead_of_the_engine() -> None:
+    port = gateway_peers(["gpu1"], {"gpu1": {**GPU1, "envoy_sidecar_enabled": True}})[0]["port"]
+    assert port == 8080
+    own = {**GPU1, "envoy_sidecar_enabled": "yes", "envoy_sidecar_port": "8443"}
+    assert gateway_peers(["gpu1"], {"gpu1": own})[0]["port"] == 8443
+    assert gateway_peers(["gpu1"], {"gpu1": {**GPU1, "envoy_sidecar_port": 8443}})[0]["port"] == 8100
+
+
+def test_gateway_and_sidecar_speak_the_same() -> None:
+    plain, secure = {"envoy_sidecar_enabled": True}, {"envoy_sidecar_enabled": True, "envoy_sidecar_tls": True}
+    hosts: dict[str, dict[str, t.Any]] = {"plain": plain, "secure": secure, "engine": {}}
+    assert problems(list(hosts), hosts) == []
+    assert problems(list(hosts), hosts, False) == [
+        "host secure: envoy_sidecar_tls: expected false because gateway_peer_tls is false, found true"
+    ]
+    assert problems(list(hosts), hosts, True) == [
+        "host plain: envoy_sidecar_tls: expected true because gateway_peer_tls is true, found false"
+    ]
+
+
 def test_the_plan_gives_weights_and_leaves_out_who_answers_nothing() -> None:
     plan = {"peers": {"gpu1": {"weight": 2}, "gpu3": {"weight": 5}}, "hosts": ["gpu1", "gpu2", "gpu3"]}
     hostvars: dict[str, dict[str, t.Any]] = {
@@ -135,6 +155,7 @@ def test_a_good_list_has_no_problem() -> None:
         ({"weight": -1}, "peer gpu2: weight: expected a whole number from 1 to 256, found -1"),
         ({"max_conns": "many"}, "peer gpu2: max_conns: expected a whole number from 0 to 1000000, found 'many'"),
         ({"state": True}, "peer gpu2: state: expected up, drain or down, found True"),
+        ({"sni": "not a name"}, "peer gpu2: sni: expected the name in its certificate, found 'not a name'"),
         ({"wieght": 3}, "peer gpu2: wieght: no such key of a peer"),
     ],
 )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def values(flavor: str, balancer: str) -> dict[str, Any]:
         ],
         "gateway_operator_networks": ["127.0.0.0/8"],
         "gateway_tls_mode": "none",
+        "gateway_upstream_keepalive": 64 if balancer == "lua" else 0,
         "__gateway_openresty": flavor == "openresty",
         "__gateway_lua": balancer == "lua",
         "__gateway_tls": False,
+        "__gateway_tracing": False,
         "__gateway_held": [],
         "__gateway_weights": {},
         "__gateway_listen": "192.0.2.10:443",
@@ -112,3 +115,50 @@ def test_packages_and_places() -> None:
     assert "libnginx-mod-http-lua" not in openresty["__gateway_packages"]
     assert (debian["__gateway_service"], openresty["__gateway_service"]) == ("nginx.service", "openresty.service")
     assert set(PLACES["__gateway_openresty_codenames"]) == set(PLACES["__gateway_openresty_components"])
+
+
+def test_spans_go_where_the_endpoint_says() -> None:
+    """Only the balancer lua makes some."""
+    to = {
+        "__gateway_tracing": True,
+        "__gateway_tracing_host": "192.0.2.30",
+        "__gateway_tracing_port": "4318",
+        "__gateway_tracing_path": "/v1/traces",
+        "inventory_hostname": "gw1",
+        "fleet_region": "eu",
+    }
+    template = environment().get_template("etc/nginx/nginx.conf.j2")
+    found = [line.strip() for line in template.render(values("debian", "lua") | to).splitlines()]
+    begin = found.index("tracing = {")
+    assert found[begin + 1 : found.index("},", begin)] == [
+        'host = "192.0.2.30",',
+        "port = 4318,",
+        'path = "/v1/traces",',
+        "timeout_ms = 2000,",
+        "ratio = 0.01,",
+        "follow = true,",
+        "errors = true,",
+        "queue = 4096,",
+        "batch = 128,",
+        'service = "gateway",',
+        'node = "gw1",',
+        'region = "eu",',
+    ]
+    assert "tracing = {" not in template.render(values("debian", "native") | to)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "parts"),
+    [
+        ("http://192.0.2.30:4318", ["192.0.2.30", "4318", ""]),
+        ("http://[2001:db8::30]:4318/otlp/", ["[2001:db8::30]", "4318", "/otlp/"]),
+        ("https://192.0.2.30:4318", None),
+        ("http://collector:4318", None),
+        ("http://192.0.2.30", None),
+        ('http://192.0.2.30:4318/"', None),
+    ],
+)
+def test_endpoints(endpoint: str, parts: list[str] | None) -> None:
+    """An address, a port, perhaps a path, and nothing that would end a text of Lua."""
+    found = re.match(PLACES["__gateway_tracing_pattern"], endpoint)
+    assert [part or "" for part in found.groups()] == parts if found else parts is None

@@ -1,6 +1,6 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
--- The phases of a request in nginx, made of the modules beside it. Only this module and gw.health know nginx.
+-- The phases of a request in nginx, made of the modules beside it. Only this module, gw.health and gw.otlp know nginx.
 --
 -- A request holds up to four things: a slot and tokens of its tenant (the ticket), a place in the load of a peer, a probe
 -- of a breaker, and a place among the waiters. Each is noted in ngx.ctx the moment it is taken; the log phase, which runs
@@ -14,12 +14,14 @@ local errors = require("gw.errors")
 local health = require("gw.health")
 local limiter = require("gw.limiter")
 local metrics = require("gw.metrics")
+local otlp = require("gw.otlp")
 local picker = require("gw.picker")
 local retry = require("gw.retry")
 local scan = require("gw.scan")
 local sha256 = require("gw.sha256")
 local shed = require("gw.shed")
 local slots = require("gw.slots")
+local spans = require("gw.spans")
 local sse = require("gw.sse")
 local status = require("gw.status")
 local strikes = require("gw.strikes")
@@ -109,7 +111,9 @@ local STATUS = setmetatable({}, {
     end,
 })
 
--- {policy, peers: paths of the files; connect_s, send_s: seconds; client_pem: certificate and key for engines, if any}: see init.
+-- {policy, peers: paths of the files; connect_s, send_s: seconds; client_pem: certificate and key for engines, if any;
+-- tracing: {host, port, path, timeout_ms, ratio, follow, errors, queue, batch, service, node, region}, if there is a collector}:
+-- see init.
 local options
 -- The client certificate for engines, parsed.
 local client
@@ -250,12 +254,39 @@ local function register(m)
         reaped = m:counter("slots_reaped_total", "What dead workers held and was given back.", nil),
         reloads = m:counter("config_reload_total", "New configurations, by what became of them.", { "result" }),
         errors = m:counter("lua_errors_total", "Phases that failed.", { "phase" }),
+        spans_sent = m:counter("spans_sent_total", "Spans that the collector took.", nil),
+        spans_dropped = m:counter("spans_dropped_total", "Spans that were lost, by what went wrong.", { "reason" }),
+        spans_waiting = m:worker("spans_waiting", "Requests of a worker whose spans wait for the collector."),
         ttft = m:histogram("ttft_seconds", "From the request to the first token.", { "region" }, SECONDS),
         itl = m:histogram("itl_seconds", "Between two chunks of a stream.", { "region" }, SHORT),
         seconds = m:histogram("request_seconds", "From the request to the end of its answer.", { "tier" }, SECONDS),
         own = m:histogram("gateway_seconds", "Until the request was given to an engine.", { "tier" }, SHORT),
         wait = m:histogram("queue_wait_seconds", "Waiting for room.", { "priority" }, SHORT),
     }
+end
+
+-- The queue of spans for the collector, and what sends them.
+local function build_spans(count)
+    local to = options.tracing
+    if not to then
+        return nil
+    end
+    -- So that each series is there before the first loss: a rate sees no rise from nothing.
+    count.spans_sent:inc(0)
+    for i = 1, #spans.REASONS do
+        count.spans_dropped:inc(0, spans.REASONS[i])
+    end
+    return spans.new({
+        ratio = to.ratio, follow = to.follow, errors = to.errors, queue = to.queue, batch = to.batch, rand = math.random,
+        resource = { { "service.name", to.service }, { "host.name", to.node }, { "gpufleet.region", to.region } },
+        count = function(what, number)
+            if what == "sent" then
+                count.spans_sent:inc(number)
+            else
+                count.spans_dropped:inc(number, what)
+            end
+        end,
+    }), otlp.sender(to)
 end
 
 -- The objects for a configuration. What they count is in the shared dicts, so nothing is lost when they are replaced.
@@ -268,6 +299,8 @@ local function build(config, old)
         slots = old and old.slots,
         health = old and old.health,
         rand64 = old and old.rand64,
+        spans = old and old.spans,
+        send_spans = old and old.send_spans,
     }
     if not old then
         w.metrics = metrics.new({ dict = shared.gw_metrics, pid = ngx.worker.pid() })
@@ -275,6 +308,7 @@ local function build(config, old)
         w.slots = slots.new({ dict = shared.gw_slots, ledger = shared.gw_ledger, pid = ngx.worker.pid() })
         w.health = health.new({ dict = shared.gw_breaker, ask = health.http(client and handshake) })
         w.rand64 = trace.source(math.random)
+        w.spans, w.send_spans = build_spans(w.count)
     end
     w.auth = auth.new({ keys = config.keys, sha256 = sha256.hex })
     w.strikes = strikes.new({
@@ -382,6 +416,36 @@ local function checks(premature)
     end)
 end
 
+local exporting = false
+
+-- Give the collector what waits. Only timers ever wait for it, and one at a time.
+local function export(premature)
+    if exporting then
+        return
+    end
+    local w = worker
+    local ends = premature or exiting()
+    exporting = true
+    local ok, err = pcall(function()
+        if not ends then
+            w.spans:export(now_s, w.send_spans)
+            ends = exiting()
+        end
+        if ends then
+            w.spans:last(now_s, w.send_spans)
+        end
+    end)
+    exporting = false
+    w.count.spans_waiting:set(w.spans:waiting())
+    if not ok then
+        w.count.errors:inc(1, "spans")
+        ngx.log(ngx.ERR, "the gateway's spans: ", err)
+    end
+    if ends then
+        w.metrics:flush(now_s())
+    end
+end
+
 -- init_worker_by_lua.
 function M.init_worker()
     -- Workers are forked: without this all of them would draw the same numbers.
@@ -393,6 +457,9 @@ function M.init_worker()
     M.gauges(worker.metrics)
     assert(ngx.timer.every(1, second))
     assert(ngx.timer.every(0.5, checks))
+    if worker.spans then
+        assert(ngx.timer.every(1, export))
+    end
 end
 
 -- ------------------------------------------------------------------------------------------------------------- access
@@ -580,6 +647,9 @@ local function admit(ctx, w, tenant, body)
     local reserve
     ctx.prompt_tokens, reserve = estimate(w, limits, info, each, paid)
     ctx.stream = info.stream
+    if info.stream then
+        set_variable("gw_connection", "close")
+    end
 
     local verdict, load = ask_for_room(w, pool, limits.priority, false)
     local rejection = verdict ~= "go" and wait_for_room(ctx, w, pool, limits, verdict, load)
@@ -623,7 +693,15 @@ local function begin(ctx, w)
     ctx.w, ctx.begin, ctx.path = w, start_time(), variable("uri")
     local parent = variable("http_traceparent")
     local state = parent and variable("http_tracestate")
-    parent, state, ctx.trace = trace.continue(parent, state, w.rand64, false)
+    local tracing = w.spans
+    if tracing then
+        local flags
+        parent, state, ctx.trace, ctx.span, ctx.parent, flags =
+            trace.continue(parent, state, w.rand64, false, tracing.decide)
+        ctx.flags = flags
+    else
+        parent, state, ctx.trace = trace.continue(parent, state, w.rand64, false)
+    end
     set_variable("gw_traceparent", parent)
     if state then
         set_variable("gw_tracestate", state)
@@ -723,7 +801,23 @@ local function failed_try(ctx, w)
         ok, kind = breaker.verdict(nil, code == 504 and "timeout" or "connect")
     end
     w.breaker:report(peer.name, ok, kind, now_s(), ctx.probe, ctx.generation)
+    if ctx.span then
+        ctx.failed = ctx.failed or {}
+        ctx.failed[#ctx.failed + 1] = { span = ctx.span, begin = ctx.tried, ends = now_s(), peer = peer.name,
+            region = peer.region, address = peer.address, port = peer.port, error = kind,
+            status = (code == 503 or code == 429) and code or nil }
+    end
     return peer, code
+end
+
+-- The next engine is asked under a span of its own. Its headers are those of the last one unless they are made again.
+local function next_span(ctx, w)
+    ctx.span = trace.child(w.rand64)
+    set_variable("gw_traceparent", trace.format(ctx.trace, ctx.span, ctx.flags))
+    local ok, err = balancer.recreate_request()
+    if not ok then
+        ngx.log(ngx.ERR, "the headers of a second try: ", err)
+    end
 end
 
 -- balancer_by_lua: name the engine of a try.
@@ -757,11 +851,17 @@ function M.balancer()
             ctx.reason, ctx.instead = "unavailable", 503
             return ngx.exit(503)
         end
+        if ctx.span then
+            next_span(ctx, w)
+        end
     else
         ctx.sent = now_s()
         if w.config.policy.retry.max_tries > 1 and #ctx.pool.peers > 1 then
             balancer.set_more_tries(1)
         end
+    end
+    if ctx.span then
+        ctx.tried = now_s()
     end
     local peer, stream = ctx.peer, w.config.policy.stream
     -- In the header for operators, too, which is sent before the log phase.
@@ -962,7 +1062,7 @@ local function settle(ctx, w, now)
     else
         local amount, usage = charge(ctx, w)
         w.limiter:settle(ticket, amount, now)
-        ctx.charged = amount or ticket.tokens
+        ctx.charged, ctx.usage = amount or ticket.tokens, usage
         count_tokens(ctx, w, usage)
     end
     w.limiter:release(ticket)
@@ -980,16 +1080,22 @@ local function leave_engine(ctx, w, now)
         end
         local ok, kind = breaker.verdict(ctx.code, cause)
         w.breaker:report(peer.name, ok, kind, now, ctx.probe, ctx.generation)
+        ctx.kind = kind
     elseif ctx.probe then
         w.breaker:report(peer.name, nil, "client", now, ctx.probe, ctx.generation)
     end
 end
 
 local function count_request(ctx, w, now)
+    -- The list of models comes from here: it says nothing of the engines, and probes ask for it all the time. Counted as an
+    -- answer, it would hide that nobody gets one.
+    if ctx.reason == "models" then
+        return
+    end
     local tenant = ctx.tenant
     local id, tier = tenant and tenant.id or "", tenant and tenant.tier or ""
     w.count.requests:inc(1, id, tier, STATUS[status_code()])
-    if ctx.answered and ctx.reason ~= "models" then
+    if ctx.answered then
         w.count.rejected:inc(1, id, ctx.reason or "")
     end
     w.count.seconds:observe(max(0, now - ctx.begin), tier)
@@ -1007,6 +1113,66 @@ local function finish(ctx)
         settle(ctx, w, now)
     end
     count_request(ctx, w, now)
+end
+
+local NO_TRIES = {}
+-- What an engine's part of a request may have been that is nothing wrong. The others are what breakers call them.
+local FINE = { ok = true, client = true }
+
+-- What the engines did: those that failed, and the last one.
+local function tries_of(ctx, now)
+    local tries, peer = ctx.failed, ctx.peer
+    if not (peer and ctx.tries) then
+        return tries or NO_TRIES
+    end
+    tries = tries or {}
+    tries[#tries + 1] = { span = ctx.span, begin = ctx.tried, ends = now, peer = peer.name, region = peer.region,
+        address = peer.address, port = peer.port, status = ctx.code, error = not FINE[ctx.kind] and ctx.kind or nil }
+    return tries
+end
+
+-- What went wrong with a request as its client sees it, in a word; nil when nothing did.
+local function failure(ctx, code)
+    if code >= 500 then
+        return ctx.reason or (ctx.code and "engine_error") or OWN_ERROR[code] or "internal"
+    elseif ctx.over then
+        return ctx.reason
+    elseif ctx.kind and code == 200 and not FINE[ctx.kind] then
+        -- The answer had begun when the engine failed.
+        return ctx.kind
+    end
+    return nil
+end
+
+-- Put the request's spans into the queue for the collector, if it is to have some. Who shows no valid key has none, and so
+-- cannot fill the collector with traces of their own.
+local function note_spans(ctx, w)
+    local tenant = ctx.tenant
+    if not tenant then
+        return
+    end
+    local code = status_code()
+    local err = failure(ctx, code)
+    local sampled = ctx.flags % 2 == 1
+    if not w.spans:wanted(sampled, err ~= nil) then
+        return
+    end
+    local now, path, method, usage = now_s(), ctx.path, variable("request_method"), ctx.usage
+    local route = (PAID[path] or path == "/v1/models") and path or "/v1/"
+    if method ~= "POST" and method ~= "GET" then
+        method = "_OTHER"
+    end
+    w.spans:add({
+        trace = ctx.trace, span = trace.child(w.rand64), parent = ctx.parent, sampled = sampled, begin = ctx.begin, ends = now,
+        name = method .. " " .. route, method = method, route = route, status = code, tenant = tenant.id, tier = tenant.tier,
+        model = ctx.model, reason = ctx.reason ~= "models" and ctx.reason or nil, error = err, stream = ctx.stream,
+        input_tokens = usage and usage.prompt_tokens, output_tokens = usage and usage.completion_tokens,
+        charged = ctx.charged, ttft = ctx.ttft, waited = ctx.waited, tries = tries_of(ctx, now),
+    })
+    if exiting() then
+        -- The worker drains, and its timer has ended.
+        ngx.timer.at(0, export)
+    end
 end
 
 -- Variables for the access log. They are empty already.
@@ -1045,6 +1211,9 @@ function M.log()
         end
         unfinished = true
         finish(ctx)
+        if ctx.span then
+            note_spans(ctx, ctx.w)
+        end
         unfinished = false
         if exiting() then
             ctx.w.metrics:flush(now_s())

@@ -163,17 +163,23 @@ def own_rules(listing: dict[str, Any], lab: _lab.Lab) -> list[tuple[str, str, st
 
 
 class Machine:
-    """The machine's view: reads, and the few changes a lab needs."""
+    """The machine's view: reads, and the few changes a lab needs.
 
-    def __init__(self, lab: _lab.Lab, network: Network, commands: _lab.Commands) -> None:
+    :arg nft: whether the machine has nft. One that lacks it has no rules of a lab.
+    """
+
+    def __init__(self, lab: _lab.Lab, network: Network, commands: _lab.Commands, nft: bool = True) -> None:
         self.lab = lab
         self.network = network
         self.commands = commands
+        self.nft = nft
         self.warnings: list[str] = []
 
     # -- reading
 
     def ruleset(self) -> dict[str, Any]:
+        if not self.nft:
+            return {}
         parsed: dict[str, Any] = json.loads(self.commands("nft", "-j", "list", "ruleset") or "{}")
         return parsed
 

@@ -111,7 +111,9 @@ def validate(module: AnsibleModule, staged: Path, root: Path) -> None:
             module.fail_json(msg=f"{root}: cannot check the new files, {argv[0]} is not installed; nothing was changed")
         rc, out, err = module.run_command(argv, environ_update={"LC_ALL": "C"})
         if rc != 0:
-            said = " ".join((err.strip() or out.strip()).replace(str(staged), str(root)).split())
+            # amtool gives its reason beside what it has checked, and only the result as an error.
+            reason = " ".join((out.partition("FAILED:")[2].strip(), err.strip())).strip() or out
+            said = " ".join(reason.replace(str(staged), str(root)).split())
             module.fail_json(
                 msg=f"{root}: the new files were refused and nothing was changed. {Path(argv[0]).name} said: {said}",
                 rc=rc,

@@ -77,7 +77,9 @@ def run(module: AnsibleModule, lab: _lab.Lab, commands: _lab.Commands) -> dict[s
     params = module.params
     # Removing needs no subnet: any will do.
     network = _lab_network.Network(params["bridge"], params["subnet"] or "192.168.0.0/24")
-    machine = _lab_network.Machine(lab, network, commands)
+    # A lab may be taken down on a machine that never had one, and lacks what one needs.
+    nft = params["state"] == "present" or module.get_bin_path("nft") is not None
+    machine = _lab_network.Machine(lab, network, commands, nft)
     before = machine.state()
     if params["state"] == "present":
         after = machine.wanted(before)

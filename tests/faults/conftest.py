@@ -11,16 +11,32 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fleet import ROOT, Fleet  # the helper lies beside the tests, not in a package
+from alerts import Pages  # the helpers lie beside the tests, not in a package
+from fleet import ROOT, Fleet
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the markers."""
+    config.addinivalue_line("markers", "long: takes some minutes, and runs when the faults are asked for")
+    config.addinivalue_line("markers", "own_lab: makes a lab for itself, and can run beside the others")
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """The lab of dev/lab, with its site converged and well."""
-    one = Fleet(Path(os.environ.get("GPUFLEET_LAB_INVENTORY") or ROOT / "inventories" / "lab"))
+    """The lab of dev/lab, with its site converged and well; another one by GPUFLEET_LAB_NAME and GPUFLEET_LAB_SUBNET."""
+    names = {"lab_name": "GPUFLEET_LAB_NAME", "lab_subnet": "GPUFLEET_LAB_SUBNET"}
+    chosen = {name: os.environ[key] for name, key in names.items() if os.environ.get(key)}
+    one = Fleet(Path(os.environ.get("GPUFLEET_LAB_INVENTORY") or ROOT / "inventories" / "lab"), **chosen)
     run = one.play("playbooks/verify.yml")
     assert run.rc == 0, run.output
     return one
+
+
+@pytest.fixture(scope="module")
+def pages(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """The lab's alerts come to a web hook, quickly; afterwards the lab's own settings hold again."""
+    with Pages(fleet, tmp_path_factory.mktemp("pages")) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

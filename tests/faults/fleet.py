@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -14,6 +15,8 @@ import subprocess
 import threading
 import time
 import typing as t
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,9 +61,10 @@ class Fleet:
     :arg variables: extra variables of every call, for example the lab's name.
     """
 
-    def __init__(self, inventory: Path, **variables: str) -> None:
+    def __init__(self, inventory: Path, **variables: t.Any) -> None:
         self.inventory = inventory
-        self.extra = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        self.variables = variables
+        self.extra = ["-e", json.dumps(variables)] if variables else []
         listing = subprocess.run(
             [tool("ansible-inventory"), "-i", str(inventory), "--list", *self.extra],
             check=True,
@@ -75,8 +79,8 @@ class Fleet:
             name: sorted(group.get("hosts", [])) for name, group in data.items() if name != "_meta"
         }
         self.vars: dict[str, dict[str, t.Any]] = data["_meta"]["hostvars"]
-        name = next(iter(self.vars.values()))["lab_name"]
-        self.state = Path("/var/lib/gpufleet-lab") / name
+        self.name: str = next(iter(self.vars.values()))["lab_name"]
+        self.state = Path("/var/lib/gpufleet-lab") / self.name
 
     @staticmethod
     def environment() -> dict[str, str]:
@@ -161,10 +165,41 @@ class Fleet:
             timeout=timeout,
         )
 
+    def gateway_log(self, lines: int = 20) -> str:
+        """The last lines of the first gateway's error log: why a request got no answer."""
+        gateway = self.groups["gateways"][0]
+        return self.ssh(gateway, f"date; tail -n {lines} /var/log/nginx/error.log", check=False).stdout
+
     @property
     def key(self) -> str:
         """The API key of this fleet."""
         return (self.state / "secrets" / "api_key").read_text(encoding="utf-8").strip()
+
+    def ask_monitor(self, port: int, path: str, method: str = "GET") -> t.Any:
+        """What Prometheus (9090) or Alertmanager (9093) of the first monitor answers to the lab's operator; None when that is nothing.
+
+        :raises AssertionError: it refuses.
+        :raises OSError: it does not answer.
+        """
+        password = (self.state / "secrets" / "prometheus_password").read_text(encoding="utf-8").strip()
+        account = base64.b64encode(f"operator:{password}".encode()).decode()
+        context = ssl.create_default_context(cafile=str(self.state / "pki" / "ca.crt"))
+        monitor = self.vars[self.groups["monitors"][0]]["ansible_host"]
+        connection = http.client.HTTPSConnection(monitor, port, timeout=20, context=context)
+        try:
+            connection.request(method, path, headers={"Authorization": f"Basic {account}"})
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        assert response.status in (200, 204), f"{method} {path}: {response.status} {text}"
+        return json.loads(text) if text else None
+
+    def firing(self) -> set[str]:
+        """Pages and tickets that fire, whoever is told."""
+        alerts = self.ask_monitor(9090, "/api/v1/alerts")["data"]["alerts"]
+        loud = [one["labels"] for one in alerts if one["state"] == "firing" and one["labels"].get("severity") != "info"]
+        return {labels["alertname"] for labels in loud}
 
     def ask(self, stream: bool = False, max_tokens: int = 1, timeout: float = 60) -> tuple[int, str, str]:
         """Send one chat completion through the first gateway.
@@ -199,20 +234,24 @@ class Fleet:
 
 @dataclass
 class Answer:
-    """One request of a load: when it began (monotonic seconds), its status, and who answered."""
+    """One request of a load: when it began (monotonic seconds), its status, who answered, and whether all of the answer came."""
 
     start: float
     status: int
     peer: str
+    whole: bool
 
 
 @dataclass
 class Load:
-    """A bounded stream of small requests from a few clients, each waiting for its answer."""
+    """A bounded stream of small requests from a few clients, each waiting for its answer and then for its pause."""
 
     fleet: Fleet
     clients: int = 4
     seconds: float = 20.0
+    pause: float = 0.0
+    stream: bool = False
+    max_tokens: int = 1
     answers: list[Answer] = field(default_factory=list)
 
     def __enter__(self) -> Load:
@@ -229,8 +268,47 @@ class Load:
     def _client(self) -> None:
         while time.monotonic() < self._end:
             start = time.monotonic()
-            status, _body, peer = self.fleet.ask()
-            self.answers.append(Answer(start, status, peer))
+            status, body, peer = self.fleet.ask(self.stream, self.max_tokens)
+            whole = body.rstrip().endswith("data: [DONE]" if self.stream else "}")
+            self.answers.append(Answer(start, status, peer, whole))
+            time.sleep(self.pause)
+
+
+def metric(page: str, name: str, *labels: str) -> list[float]:
+    """Values of a metric of the quality probe whose labels hold all of these words."""
+    lines = [line for line in page.splitlines() if line.startswith(f"gpufleet_quality_{name}")]
+    return [float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in labels)]
+
+
+def run_probe(fleet: Fleet) -> str:
+    """One run of the quality probe, and its metrics."""
+    host = fleet.groups["monitors"][0]
+    return fleet.ssh(
+        host,
+        "systemctl start gpufleet-quality-probe.service && cat /var/lib/node_exporter/textfile/gpufleet_quality.prom",
+        timeout=180,
+    ).stdout
+
+
+@contextmanager
+def dropped(fleet: Fleet, *packets: str) -> Iterator[None]:
+    """What one host of the lab sends to another and nft's expressions match is lost. What the controller sends is not: it mends the fault."""
+    table = f"gpufleet_cut_{fleet.name}"
+    rules = "".join(f"add rule bridge {table} forward {one} drop\n" for one in packets)
+    text = (
+        f"add table bridge {table}\nadd chain bridge {table} forward {{ type filter hook forward priority filter; }}\n"
+    )
+    try:
+        subprocess.run(["nft", "-f", "-"], input=text + rules, text=True, check=True, timeout=20)
+        yield
+    finally:
+        subprocess.run(["nft", "delete", "table", "bridge", table], check=False, timeout=20)
+
+
+def cut_off(fleet: Fleet, host: str) -> t.ContextManager[None]:
+    """No other host reaches it, nor it them."""
+    address = fleet.vars[host]["ansible_host"]
+    return dropped(fleet, f"ip saddr {address}", f"ip daddr {address}")
 
 
 def wait_for(what: str, condition: t.Callable[[], bool], seconds: float) -> None:

@@ -52,7 +52,11 @@ def refused(fleet: Fleet, sentence: str, *args: str, touched: bool = False) -> s
         ({"deepseek_service_port": 99999}, r"deepseek_service_port.*65535.*99999"),
         ({"gateway_port": 70000}, r"gateway_port.*65535.*70000"),
         ({"prometheus_port": 0}, r"prometheus_port.*65535.*0"),
-        ({"deepseek_service_engine": "sglang"}, r"engine sglang is not part of this release; available: llama_cpp"),
+        ({"deepseek_service_engine": "sglang"}, r"fleet_plan: expected a plan for sglang"),
+        (
+            {"deepseek_service_engine_version": "0.0"},
+            r"deepseek_service_engine_version: expected 2026\.10\.11549 or 2026\.9\.11063",
+        ),
         (
             {"gateway_flavor": "openresty", "gateway_openresty_codename": "sid"},
             r"gateway_openresty_codename: expected bookworm",
@@ -91,17 +95,12 @@ def test_a_port_that_somebody_else_has(fleet: Fleet) -> None:
         fleet.ssh("gpu1", "systemctl stop squatter")
 
 
-def test_a_model_file_with_a_wrong_checksum(fleet: Fleet) -> None:
-    model = {
-        "source": "path",
-        "path": "/srv/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "sha256": "0" * 64,
-    }
-    variables = {"deepseek_service_model": model, "deepseek_service_model_name": "other"}
-    output = refused(fleet, r"sha256", "-e", json.dumps(variables), touched=True)
-    assert "0" * 64 in output, "the expected checksum is not named"
-    assert "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53" in output, "the found one is not named"
-    left = fleet.ssh("gpu1", "find /srv/models/other -type f", check=False).stdout
+def test_weights_that_are_not_those_that_were_meant(fleet: Fleet) -> None:
+    root = "fe385c3fc4e7484695452c1062f5a04278c3421a8344f648c0fedd687a014d1b"
+    weights = {"name": "other", "root": "0" * 64, "source": "path", "path": f"/srv/models/weights/{root}"}
+    output = refused(fleet, r"0{64}", "-e", json.dumps({"fleet_weights": weights}), touched=True)
+    assert root in output, "what was found is not named"
+    left = fleet.ssh("gpu1", f"ls -d /srv/models/weights/{'0' * 64}", check=False).stdout
     assert left == "", f"half-installed: {left}"
 
 

@@ -17,6 +17,10 @@ MARK = "/run/gpufleet/reboot-required.d/rdma.reason"
 
 @pytest.fixture(name="settings", scope="module")
 def make_settings(vms: Hosts) -> dict[str, Any]:
+    for name in vms.names:
+        # Rail and management lie on one bridge here: the other port would answer for the rail's address, and RoCE packets that go
+        # there are lost.
+        vms.ssh(name, "echo net.ipv4.conf.all.arp_ignore=1 > /etc/sysctl.d/10-one-bridge.conf; sysctl -q --system")
     peers = [
         {
             "name": name,

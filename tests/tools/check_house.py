@@ -51,6 +51,9 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
+# Roles whose scenario is that of another one.
+TESTED_WITH = {"blackbox_exporter": "alertmanager"}
+
 
 def tracked() -> list[str]:
     """Files that git knows, or would take."""
@@ -77,7 +80,13 @@ def check_names(names: list[str]) -> list[str]:
     scenarios = {name.split("/")[1] for name in names if re.fullmatch(r"molecule/[^/]+/molecule\.yml", name)}
     roles = {name.split("/")[1] for name in names if name.startswith("roles/")}
     found += [
-        f"roles/{role}: no molecule scenario of that name" for role in sorted(roles - scenarios - {"fleet", "lab"})
+        f"roles/{role}: no molecule scenario of that name"
+        for role in sorted(roles - scenarios - set(TESTED_WITH) - {"fleet", "lab"})
+    ]
+    found += [
+        f"molecule/{scenario}: expected to have role {role}, too (TESTED_WITH)"
+        for role, scenario in TESTED_WITH.items()
+        if f"role: gpufleet.deepseek.{role}\n" not in (ROOT / f"molecule/{scenario}/converge.yml").read_text("utf-8")
     ]
     return found
 

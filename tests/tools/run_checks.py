@@ -25,13 +25,27 @@ from pathlib import Path
 import ansible_test
 import environments
 import lua_tools
+import rules_tools
 from environments import CACHE, ROOT, Environment
 from steps import ANSI, Failure, Finalizer, Run, Runner, Skip, Step
 
 PARTS = ("lint", "unit", "gateway", "sanity", "lab", "entrances", "faults", "molecule")
 # Only when it is asked for: all of them take the time of all the other parts together. Part lab has those of HOSTS_TESTS.
 MORE_PARTS = ("hosts",)
-# Files of tests/hosts that need no driver: ten minutes on two cores.
+# A part that is named runs whole. The run without names leaves out what takes long and is seen by something else in it as well, or has nothing to do with
+# what a user runs on a fleet: it must fit into the time that CI has. Of molecule, these scenarios: tests/engines, tests/sidecar and tests/gateway have real
+# processes, and the lab's monitor has the roles, with a second run, a check run and the faults.
+MORE_SCENARIOS = (
+    "alertmanager",
+    "dashboards",
+    "engines",
+    "engines_podman",
+    "envoy_sidecar",
+    "load_test",
+    "quality_probe",
+    "redis_exporter",
+)
+# Files of tests/hosts that need no driver and are part of every run: ten minutes and seven on two cores.
 HOSTS_TESTS = ("nvme_raid", "nic_offload")
 SNAPSHOT = CACHE / "snapshot"
 ARTIFACT = CACHE / "artifact"
@@ -51,6 +65,7 @@ OTHER_LAB = "gfother"
 OTHER_SUBNET = "10.78.0.0/24"
 HOSTS_LAB = "gfhosts"
 LUA_SETUP = "setup: Lua tools"
+RULES_SETUP = "setup: promtool"
 SHIPPED = ("README.md", "LICENSE", "meta/runtime.yml", "playbooks/site.yml", "changelogs/config.yaml")
 NOT_SHIPPED = re.compile(
     r"(^|/)(\.git|\.cache|\.ci|\.venv[^/]*|__pycache__|collections|molecule|dev|benchmarks)(/|$)|\.pyc$|\.tar\.gz$"
@@ -146,9 +161,11 @@ class Checks:
         steps += [Step(f"setup: core {core.name}", self.absent(why), "setup") for core, why in self.missing]
         if parts & {"lint", "unit", "gateway"}:
             steps.append(Step(LUA_SETUP, lua_tools.prepare, "setup", 300))
+        if "unit" in parts:
+            steps.append(Step(RULES_SETUP, rules_tools.prepare, "setup", 300))
         by_part: tuple[tuple[str, Callable[[], list[Step]]], ...] = (
             # What takes long and needs nothing starts first; what a person wants to know first comes next; what is left
-            # fills the core that is free. Two lanes of hosts keep two cores busy.
+            # fills the core that is free. Hosts are waited for now and then, so three steps keep two cores busy.
             ("lab", self.lab_up_steps),
             ("lint", self.lint_steps),
             ("unit", self.unit_steps),
@@ -168,6 +185,10 @@ class Checks:
         if self.options.only:
             steps = self.narrow(steps, self.options.only)
         return steps
+
+    def named(self, part: str) -> bool:
+        """Whether a part was asked for by its name: then all of it runs."""
+        return part in self.options.parts
 
     @staticmethod
     def narrow(steps: list[Step], pattern: str) -> list[Step]:
@@ -330,7 +351,9 @@ class Checks:
             env = self.main.env()
             words: list[str] = []
             if folder != "plugins":
-                env["MYPYPATH"] = ":".join(str(ROOT / place) for place in (folder, "tests/tools", "tests/gateway"))
+                env["MYPYPATH"] = ":".join(
+                    str(ROOT / place) for place in (folder, "tests/tools", "tests/gateway", "tests/sidecar")
+                )
                 words = ["--scripts-are-modules"]
             cache = CACHE / "mypy" / folder.replace("/", "-")
             argv: list[str | Path] = [
@@ -386,16 +409,25 @@ class Checks:
     # -- unit -------------------------------------------------------------------------------------------------------
 
     def unit_steps(self) -> list[Step]:
-        """The unit tests in the checkout, with each core; where ansible-test runs them as well, with the first only."""
-        chosen = self.chosen[:1] if "sanity" in (self.options.parts or PARTS) else self.chosen
+        """The unit tests in the checkout, with each core; where ansible-test runs the same with the same cores on the built collection, only there."""
+        chosen = [] if "sanity" in (self.options.parts or PARTS) else self.chosen
         specs = [Step("unit: busted, LuaJIT", self.unit_lua, "unit", 300, (LUA_SETUP,))]
         tests = [
             Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 300, (self.setup_name(env),))
             for env in chosen
         ]
-        return [*specs, *tests] + [
+        engines = Step("unit: engines and their supervisor", self.unit_engines, "unit", 600, self.ready())
+        tool = ROOT / "tests" / "tools" / "rules_tools.py"
+        rules = Step("unit: alert rules", self.tool("python", tool), "unit", 300, self.ready(RULES_SETUP))
+        tool = ROOT / "tests" / "tools" / "dashboard_queries.py"
+        boards = Step("unit: queries of dashboards", self.tool("python", tool), "unit", 300, self.ready(RULES_SETUP))
+        return [*specs, *tests, engines, rules, boards] + [
             Step(f"unit: pytest, core {core.name}", self.absent(why), "unit") for core, why in self.missing
         ]
+
+    def unit_engines(self, run: Run) -> None:
+        """What GPU engines are told, and how they are watched: real processes against stand-ins. Most of it is waiting."""
+        run.cmd([self.main.bin("pytest"), "tests/engines"], env=self.main.env(), cwd=ROOT)
 
     @staticmethod
     def unit_pytest(environment: Environment) -> Callable[[Run], None]:
@@ -560,9 +592,7 @@ class Checks:
             )
             for name in HOSTS_TESTS
         ]
-        if (ROOT / "tests" / "lab").is_dir():
-            steps.append(Step("lab: hard cases", self.pytest("lab", ""), "lab", 2700, self.ready(), OWN_LANE))
-        return steps
+        return [*steps, Step("lab: hard cases", self.pytest("lab", ""), "lab", 2700, self.ready(), OWN_LANE)]
 
     def lab_up_steps(self) -> list[Step]:
         """The lab that the entrances and the faults work on."""
@@ -644,11 +674,17 @@ class Checks:
         return [*self.artifact_steps(), *self.lab_up_steps(), offline, real]
 
     def fault_steps(self) -> list[Step]:
-        """Faults and bad input on real hosts."""
+        """Faults and bad input on real hosts; when they are asked for, with those that take longer."""
         if not (ROOT / "tests" / "faults").is_dir():
             return [Step("faults", self.absent("tests/faults does not exist"), "faults")]
         needs = self.ready("lab: up")
-        return [*self.lab_up_steps(), Step("faults", self.pytest("faults", ""), "faults", 2700, needs, LAB_LANE)]
+        marker = "not own_lab" if self.named("faults") else "not own_lab and not long"
+        killed = self.pytest("faults", "own_lab" if self.named("faults") else "own_lab and not long")
+        return [
+            *self.lab_up_steps(),
+            Step("faults", self.pytest("faults", marker), "faults", 10800, needs, LAB_LANE),
+            Step("faults: labs of their own", killed, "faults", 3600, self.ready(), OWN_LANE),
+        ]
 
     def host_steps(self) -> list[Step]:
         """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""
@@ -657,8 +693,11 @@ class Checks:
 
     def gateway_steps(self) -> list[Step]:
         """The Lua gateway in the distribution's nginx on loopback; when it is asked for, with what needs a machine of its own."""
-        marker = "" if "gateway" in self.options.parts else "not timing"
-        return [Step("gateway: live nginx", self.pytest("gateway", marker), "gateway", 1200, self.ready(LUA_SETUP))]
+        marker = "" if self.named("gateway") else "not timing"
+        return [
+            Step("gateway: live nginx", self.pytest("gateway", marker), "gateway", 1200, self.ready(LUA_SETUP)),
+            Step("gateway: live Envoy sidecar", self.pytest("sidecar", ""), "gateway", 900, self.ready(LUA_SETUP)),
+        ]
 
     def hosts_down(self, run: Run) -> None:
         """The virtual hosts, when their step was stopped before it could do this itself."""
@@ -692,11 +731,11 @@ class Checks:
 
     # -- molecule ---------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def scenarios() -> list[str]:
+    def scenarios(self) -> list[str]:
         """The scenarios, but for the one that makes the hosts."""
+        left_out = ("default",) if self.named("molecule") else ("default", *MORE_SCENARIOS)
         folders = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
-        return [name for name in folders if name != "default"]
+        return [name for name in folders if name not in left_out]
 
     def molecule_steps(self) -> list[Step]:
         """Each role's scenario on hosts of a lab that only molecule uses."""
@@ -781,7 +820,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="the release of molecule's hosts (default: %(default)s)",
     )
     parser.add_argument("--keep", action="store_true", help="leave the hosts standing at the end")
-    parser.add_argument("--jobs", type=int, default=2, help="steps at a time (default: 2)")
+    parser.add_argument("--jobs", type=int, default=3, help="steps at a time (default: 3, of which one waits)")
     parser.add_argument("--list", action="store_true", help="name the steps and stop")
     options = parser.parse_args(argv)
     unknown = [part for part in options.parts if part not in known]

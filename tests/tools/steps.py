@@ -1,6 +1,6 @@
 # Copyright (c) 2026, gpufleet.deepseek contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Run named steps two at a time, each with its own log and time limit, and end with one summary.
+"""Run named steps a few at a time, each with its own log and time limit, and end with one summary.
 
 A step is a callable that gets a :class:`Run`. It calls commands through ``run.cmd(...)``, whose output goes to the
 step's log. Raising :class:`Failure` (or a command that ends non-zero) fails the step, :class:`Skip` leaves it out.

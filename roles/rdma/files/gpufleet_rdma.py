@@ -79,21 +79,28 @@ def bandwidth_argv(host: Any, rail: dict[str, Any], test: dict[str, Any], port: 
     return argv
 
 
+def start(argv: list[str]) -> subprocess.Popen[bytes]:
+    """Start a server that says nothing."""
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+
+
 def serve(config: dict[str, Any]) -> int:
-    """Answer one measurement of each rail."""
-    host, test, children = rdma_host.Host(run), config["test"], []
+    """Answer one measurement of each rail, and every attempt at it: a client that gave up comes again."""
+    host, test = rdma_host.Host(run), config["test"]
+    pings, writes = [], []
     for index, rail in enumerate(config.get("rails", [])):
         port = int(test["port"]) + index
         address = rdma_host.bare_address(rail["address"])
-        for argv in (
-            bandwidth_argv(host, rail, test, port),
-            ["rping", "-s", "-a", address, "-p", str(port + RPING), "-C", str(PINGS)],
-        ):
-            children.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=ENVIRONMENT))
-    deadline = time.monotonic() + limit(test, len(children))
-    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        argv = bandwidth_argv(host, rail, test, port)
+        writes.append((argv, start(argv)))
+        # -P serves one client after the other; without it, one that hangs is the last.
+        pings.append(start(["rping", "-s", "-P", "-a", address, "-p", str(port + RPING), "-C", str(PINGS)]))
+    deadline = time.monotonic() + limit(test, len(writes))
+    # The bandwidth is measured last, so its end is the end of all.
+    while any(child.poll() != 0 for _argv, child in writes) and time.monotonic() < deadline:
         time.sleep(0.2)
-    for child in children:
+        writes = [(argv, start(argv) if child.poll() else child) for argv, child in writes]
+    for child in [*pings, *(child for _argv, child in writes)]:
         if child.poll() is None:
             child.kill()
         child.wait()

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,17 +27,23 @@ from typing import Any, NoReturn
 SCHEMA = 1
 DIRECTORY = "/var/lib/gpufleet/simulated"
 DATA = "/usr/local/share/gpufleet-simulated-gpu.json"
+# Where the host's own log takes entries. A view in another directory is a test's, and no matter of this host's log.
+JOURNAL = "/run/systemd/journal/socket"
+# Marks an entry that no kernel wrote; role gpu_exporter counts it beside those of the kernel on a simulated host.
+JOURNAL_MARK = "GPUFLEET_SIMULATED=1"
 # Link speeds as the kernel writes them, by PCIe generation.
 SPEEDS = {3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
 # What a fault is, and the arguments it takes; "gpu" is --gpu.
 FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ecc": ("uncorrected ECC errors since the last reset", ("gpu", "count", "location")),
+    "ecc_corrected": ("corrected ECC errors since the last reset", ("gpu", "count", "location")),
     "row_remap_pending": ("a remapped row waits for a reset", ("gpu",)),
     "row_remap_failed": ("a row could not be remapped", ("gpu",)),
     "xid": ("the driver's message NUMBER in the kernel log", ("gpu", "count", "value")),
     "lost": ("the GPU fell off the bus", ("gpu",)),
     "x8": ("its PCIe link runs at half its width", ("gpu",)),
     "nvlink_down": ("an NVLink is inactive", ("gpu", "link")),
+    "nvlink_errors": ("an NVLink counts CRC errors", ("gpu", "count", "link")),
     "vbios": ("it has the VBIOS VERSION", ("gpu", "value")),
     "mig_on": ("MIG is on", ("gpu",)),
     "throttle": ("its clocks are held down", ("gpu", "reason")),
@@ -211,24 +218,39 @@ def pci_files(state: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def kernel_messages(state: dict[str, Any], fault: dict[str, Any]) -> list[str]:
+    """What the driver writes into the kernel log when a fault happens."""
+    kind = fault["fault"]
+    xid = fault["value"] if kind == "xid" else FAULT_XIDS.get(kind)
+    if xid is None:
+        return []
+    address = state["gpus"][fault["gpu"]]["pci_address"]
+    message = MESSAGES.get(xid, "simulated")
+    if kind == "nvlink_down":
+        message += f" {fault['link']}"
+    line = f"NVRM: Xid (PCI:{address[:-2]}): {xid}, pid='<unknown>', name=<unknown>, {message}"
+    lines = [line] * (fault["count"] if kind == "xid" else 1)
+    if xid == 79:
+        lines.append(f"NVRM: GPU {address}: GPU has fallen off the bus.")
+    return lines
+
+
 def kernel_log(state: dict[str, Any]) -> str:
     """What the driver wrote into the kernel log, in the order it happened."""
-    lines = []
-    for fault in state["faults"]:
-        kind = fault["fault"]
-        xid = fault["value"] if kind == "xid" else FAULT_XIDS.get(kind)
-        if xid is None:
-            continue
-        address = state["gpus"][fault["gpu"]]["pci_address"]
-        stamp = f"[{fault['uptime']:12.6f}] NVRM:"
-        message = MESSAGES.get(xid, "simulated")
-        if kind == "nvlink_down":
-            message += f" {fault['link']}"
-        line = f"{stamp} Xid (PCI:{address[:-2]}): {xid}, pid='<unknown>', name=<unknown>, {message}"
-        lines += [line] * (fault["count"] if kind == "xid" else 1)
-        if xid == 79:
-            lines.append(f"{stamp} GPU {address}: GPU has fallen off the bus.")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(
+        f"[{fault['uptime']:12.6f}] {line}\n" for fault in state["faults"] for line in kernel_messages(state, fault)
+    )
+
+
+def tell_journal(lines: list[str]) -> None:
+    """The same into the host's journal, one entry for each line. A host without a journal has a kernel log of its own only."""
+    path = os.environ.get("GPUFLEET_SIMULATED_JOURNAL") or ("" if os.environ.get("GPUFLEET_SIMULATED_DIR") else JOURNAL)
+    if not path or not lines:
+        return
+    fields = ("PRIORITY=3", "SYSLOG_FACILITY=0", "SYSLOG_IDENTIFIER=kernel", JOURNAL_MARK)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+        for line in lines:
+            channel.sendto("".join(f"{field}\n" for field in (f"MESSAGE={line}", *fields)).encode(), path)
 
 
 def files_of(state: dict[str, Any]) -> dict[str, str]:
@@ -400,7 +422,7 @@ def possible(state: dict[str, Any], kind: str, gpu: int | None, link: int) -> No
     product = state["products"][state["gpus"][gpu]["product"]]
     if kind == "mig_on" and not product["mig"]:
         raise Wrong(f"GPU {gpu} is an {product['name']}, which has no MIG.")
-    if kind == "nvlink_down" and not 0 <= link < product["nvlinks"]:
+    if kind in ("nvlink_down", "nvlink_errors") and not 0 <= link < product["nvlinks"]:
         have = f"links 0 to {product['nvlinks'] - 1}" if product["nvlinks"] else "no NVLink"
         raise Wrong(f"GPU {gpu} is an {product['name']} with {have}; --link is {link}.")
 
@@ -422,7 +444,7 @@ def make_fault(kind: str, gpu: int | None, value: Any, given: argparse.Namespace
         fault["reasons"] = sorted({reason, "hw_slowdown"} if reason in WITH_SLOWDOWN else {reason})
     if value is not None:
         fault["value"] = value
-    if kind == "xid" or kind in FAULT_XIDS:
+    if kind in ("xid", *FAULT_XIDS):
         fault["uptime"] = round(uptime(), 6)
     return fault
 
@@ -432,12 +454,14 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return {**one, "uptime": 0} == {**other, "uptime": 0}
 
 
+# What happens again each time; another fault is there or is not.
+EVENTS = ("xid", "ecc_corrected", "nvlink_errors")
 # One GPU has one of these at a time, the host one driver.
 SINGLE = ("vbios", "driver_mismatch", "throttle")
 
 
 def inject(given: argparse.Namespace) -> int:
-    """Add a fault; one that is there is not added again, but for XIDs, which are events."""
+    """Add a fault; one that is there is not added again, unless it is an event."""
     kind = given.fault
     if kind not in FAULTS:
         raise Wrong(f"there is no fault {kind!r}; there are: {', '.join(FAULTS)}.")
@@ -453,17 +477,20 @@ def inject(given: argparse.Namespace) -> int:
         gpus: list[int] | list[None] = (
             chosen_gpus(state, "0" if given.gpu is None else given.gpu) if "gpu" in takes else [None]
         )
+        happened: list[str] = []
         for gpu in gpus:
             possible(state, kind, gpu, given.link or 0)
             fault = make_fault(kind, gpu, value, given)
-            if kind != "xid" and any(same(fault, known) for known in state["faults"]):
+            if kind not in EVENTS and any(same(fault, known) for known in state["faults"]):
                 continue
             if kind in SINGLE:
                 state["faults"] = [
                     known for known in state["faults"] if (known["fault"], known.get("gpu")) != (kind, gpu)
                 ]
             state["faults"].append(fault)
+            happened += kernel_messages(state, fault)
         settle(state, check=False, diff=False)
+    tell_journal(happened)
     return 0
 
 
@@ -576,9 +603,9 @@ def parser() -> Arguments:
     one.add_argument("fault", metavar="FAULT")
     one.add_argument("value", metavar="VALUE", nargs="?", help="of xid, vbios and driver_mismatch")
     one.add_argument("--gpu", metavar="N", help="a number, several with commas, or all (default 0)")
-    one.add_argument("--count", type=int, help="of xid and ecc: how many (default 1)")
-    one.add_argument("--link", type=int, help="of nvlink_down (default 0)")
-    one.add_argument("--location", choices=("dram", "sram"), help="of ecc (default dram)")
+    one.add_argument("--count", type=int, help="of xid, ecc, ecc_corrected and nvlink_errors: how many (default 1)")
+    one.add_argument("--link", type=int, help="of nvlink_down and nvlink_errors (default 0)")
+    one.add_argument("--location", choices=("dram", "sram"), help="of ecc and ecc_corrected (default dram)")
     one.add_argument("--reason", choices=REASONS, help="of throttle (default hw_thermal_slowdown)")
     one.set_defaults(run=inject)
     one = commands.add_parser("heal", help="take faults away", epilog=faults, formatter_class=wide, allow_abbrev=False)

@@ -130,6 +130,7 @@ class Gpu:
     remap_pending: bool = False
     remap_failed: bool = False
     links_down: set[int] = field(default_factory=set)
+    link_errors: dict[int, int] = field(default_factory=dict)
 
     @property
     def bus_id(self) -> str:
@@ -181,9 +182,9 @@ def gpus_of(state: dict[str, Any]) -> list[Gpu]:
 def apply_fault(gpu: Gpu, fault: dict[str, Any]) -> None:
     """What one fault does to its GPU; a reset took some of it back."""
     kind, after_reset = fault["fault"], fault.get("after_reset", False)
-    if kind == "ecc":
+    if kind in ("ecc", "ecc_corrected"):
         for scope in ("aggregate",) if after_reset else ("aggregate", "volatile"):
-            name = f"{scope}_{fault['location']}"
+            name = f"{scope}_{fault['location']}{'_corrected' if kind == 'ecc_corrected' else ''}"
             gpu.ecc[name] = gpu.ecc.get(name, 0) + fault["count"]
     elif kind == "row_remap_pending":
         gpu.remapped += 1
@@ -198,6 +199,8 @@ def apply_fault(gpu: Gpu, fault: dict[str, Any]) -> None:
         gpu.width = 8
     elif kind == "nvlink_down":
         gpu.links_down.add(fault["link"])
+    elif kind == "nvlink_errors":
+        gpu.link_errors[fault["link"]] = gpu.link_errors.get(fault["link"], 0) + fault["count"]
     elif kind == "vbios":
         gpu.vbios = fault["value"]
     elif kind == "mig_on":
@@ -475,10 +478,10 @@ def health(gpu: Gpu) -> list[Node]:
     for scope, label in (("volatile", "Volatile"), ("aggregate", "Aggregate")):
         sram, dram = gpu.ecc.get(f"{scope}_sram", 0), gpu.ecc.get(f"{scope}_dram", 0)
         below = [
-            one("sram_correctable", "SRAM Correctable", gpu.alive(0)),
+            one("sram_correctable", "SRAM Correctable", gpu.alive(gpu.ecc.get(f"{scope}_sram_corrected", 0))),
             one("sram_uncorrectable_parity", "SRAM Uncorrectable Parity", gpu.alive(sram)),
             one("sram_uncorrectable_secded", "SRAM Uncorrectable SEC-DED", gpu.alive(0)),
-            one("dram_correctable", "DRAM Correctable", gpu.alive(0)),
+            one("dram_correctable", "DRAM Correctable", gpu.alive(gpu.ecc.get(f"{scope}_dram_corrected", 0))),
             one("dram_uncorrectable", "DRAM Uncorrectable", gpu.alive(dram)),
         ]
         if scope == "aggregate":
@@ -956,9 +959,8 @@ def ecc_value(name: str, gpu: Gpu) -> object:
     _ecc, _errors, kind, scope, place = name.split(".")
     if place in ("register_file", "l1_cache", "l2_cache", "texture_memory"):
         return None
-    if kind == "corrected":
-        return gpu.alive(0)
-    sram, dram = gpu.ecc.get(f"{scope}_sram", 0), gpu.ecc.get(f"{scope}_dram", 0)
+    suffix = "_corrected" if kind == "corrected" else ""
+    sram, dram = gpu.ecc.get(f"{scope}_sram{suffix}", 0), gpu.ecc.get(f"{scope}_dram{suffix}", 0)
     return gpu.alive({"device_memory": dram, "dram": dram, "sram": sram, "total": sram + dram}[place])
 
 
@@ -1208,7 +1210,7 @@ def show_nvlinks(gpus: list[Gpu], errors: bool) -> int:
             if errors:
                 print(f"\t Link {link}: Replay Errors: {6 if down else 0}")
                 print(f"\t Link {link}: Recovery Errors: {1 if down else 0}")
-                print(f"\t Link {link}: CRC Errors: {25 if down else 0}\n")
+                print(f"\t Link {link}: CRC Errors: {(25 if down else 0) + gpu.link_errors.get(link, 0)}\n")
             else:
                 print(f"\t Link {link}: " + ("<inactive>" if down else f"{gpu.product['nvlink_gb_per_s']} GB/s"))
     return tell_lost(gpus)
@@ -1258,9 +1260,9 @@ def reset_gpus(wanted: str | None) -> int:
             kept = []
             for fault in state["faults"]:
                 if fault.get("gpu") == gpu.index:
-                    if fault["fault"] == "requires_reset":
+                    if fault["fault"] in ("requires_reset", "nvlink_errors"):
                         continue
-                    if fault["fault"] in ("ecc", "row_remap_pending"):
+                    if fault["fault"] in ("ecc", "ecc_corrected", "row_remap_pending"):
                         fault["after_reset"] = True
                 kept.append(fault)
             state["faults"] = kept

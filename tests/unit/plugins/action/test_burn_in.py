@@ -15,6 +15,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.gpufleet.deepseek.plugins.action import burn_in_report, burn_in_wait
+from ansible_collections.gpufleet.deepseek.plugins.plugin_utils import _job_watch
 
 
 def action(module: Any, args: dict[str, Any], check: bool = False) -> Any:
@@ -28,7 +29,7 @@ def action(module: Any, args: dict[str, Any], check: bool = False) -> Any:
 @pytest.fixture(autouse=True)
 def _no_ansible_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ActionBase, "run", lambda _self, _tmp=None, _task_vars=None: {})
-    monkeypatch.setattr(burn_in_wait.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(_job_watch.time, "sleep", lambda _seconds: None)
 
     def validate(self: Any, argument_spec: dict[str, Any]) -> tuple[None, dict[str, Any]]:
         return None, {name: self._task.args.get(name, option.get("default")) for name, option in argument_spec.items()}

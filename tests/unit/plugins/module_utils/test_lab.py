@@ -349,6 +349,17 @@ def test_chains_that_drop_what_hosts_send(lab: Any) -> None:
     assert _lab_network.own_rules(listing(lab), lab) == [("ip", "filter", "FORWARD", 9)]
 
 
+def test_a_machine_without_nft_has_no_rules(lab: Any) -> None:
+    def run(argv: list[str], **_unused: Any) -> tuple[int, str, str]:
+        assert argv[0] != "nft"
+        return 0, "[]", ""
+
+    machine = _lab_network.Machine(lab, NETWORK, _lab.Commands(run), nft=False)
+    state = machine.state()
+    assert (state["bridge"], state["table_exists"], state["rules_elsewhere"]) == (False, False, 0)
+    assert machine.other_labs() == []
+
+
 def test_the_rules_name_bridge_and_subnet(lab: Any) -> None:
     text = _lab_network.render_table(lab, NETWORK)
     assert 'ip saddr 10.77.0.0/24 oifname != "lab-gftest" masquerade' in text

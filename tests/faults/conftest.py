@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from alerts import Pages  # the helpers lie beside the tests, not in a package
+from alerts import QUICK, Pages  # the helpers lie beside the tests, not in a package
 from fleet import ROOT, Fleet
 
 
@@ -34,8 +34,12 @@ def fleet() -> Fleet:
 
 @pytest.fixture(scope="module")
 def pages(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
-    """The lab's alerts come to a web hook, quickly; afterwards the lab's own settings hold again."""
-    with Pages(fleet, tmp_path_factory.mktemp("pages")) as one:
+    """The lab's alerts come to a web hook, quickly; afterwards the lab's own settings hold again.
+
+    A tenth of the patience: what a cause comes before what follows by must be more than a scrape and an evaluation.
+    """
+    settings = {**QUICK, "prometheus_alert_patience": 0.1}
+    with Pages(fleet, tmp_path_factory.mktemp("pages"), settings) as one:
         yield one
 
 

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -497,9 +498,8 @@ class Checks:
             after = (*needs, self.setup_name(env))
             # The two share ansible-test's cache of virtual environments: one after the other.
             steps.append(Step(f"sanity: core {env.core.name}", self.sanity(env), "sanity", 1200, after, "ansible-test"))
-            steps.append(
-                Step(f"sanity: units, core {env.core.name}", self.units(env), "sanity", 600, after, "ansible-test")
-            )
+            action, lane = (self.units(env), "ansible-test") if env is self.main else (self.units_plain(env), "")
+            steps.append(Step(f"sanity: units, core {env.core.name}", action, "sanity", 600, after, lane))
         steps += [Step(f"sanity: core {core.name}", self.absent(why), "sanity") for core, why in self.missing]
         steps.append(Step("sanity: galaxy-importer", self.importer, "sanity", 600, needs))
         steps.append(Step("sanity: execution environment", self.execution_environment, "sanity", 120, needs))
@@ -522,6 +522,23 @@ class Checks:
 
         def action(run: Run) -> None:
             ansible_test.call(environment, INSTALLED, run, "units", "--venv", "--python", environment.python_version)
+
+        return action
+
+    @staticmethod
+    def units_plain(environment: Environment) -> Callable[[Run], None]:
+        """The same tests in one process, which takes a quarter of the time: that each stands by itself need not be seen twice."""
+
+        def action(run: Run) -> None:
+            with tempfile.TemporaryDirectory(prefix="gpufleet-units-") as folder:
+                shutil.copytree(INSTALLED, Path(folder) / "ansible_collections", symlinks=True)
+                where = Path(folder) / "ansible_collections" / "gpufleet" / "deepseek"
+                words = ["-ra", "--import-mode=importlib", "-p", "no:cacheprovider", "tests/unit"]
+                run.cmd([environment.bin("pytest"), *words], env=environment.env(PYTHONPATH=folder), cwd=where)
+            passed = re.findall(r"^=* ?(\d+ passed.*?) ?=*$", Path(run.log.name).read_text("utf-8", "replace"), re.MULTILINE)
+            if not passed:
+                raise Failure("pytest found nothing to test")
+            run.notes += passed[-1:]
 
         return action
 
@@ -571,7 +588,7 @@ class Checks:
 
     def lab_steps(self) -> list[Step]:
         """dev/lab, as a user runs it: up, and up again."""
-        again = Step("lab: up again, and a check run", self.lab_second, "lab", 600, self.ready("lab: up"), LAB_LANE)
+        again = Step("lab: up again", self.lab_second, "lab", 600, self.ready("lab: up"), LAB_LANE)
         return [*self.lab_up_steps(), again]
 
     def own_lab_steps(self) -> list[Step]:
@@ -604,13 +621,10 @@ class Checks:
         run.cmd([ROOT / "dev" / "lab", "up"], env=self.plain_env(), cwd=ROOT)
 
     def lab_second(self, run: Run) -> None:
-        """The same command again changes nothing, nor would a check run; every host is well."""
+        """The same command again changes nothing; every host is well. (Check runs of these hosts: the entrances.)"""
         run.cmd([ROOT / "dev" / "lab", "up"], env=self.plain_env(), cwd=ROOT)
         expect_unchanged(run, CACHE / "logs" / "site-gpufleet.log")
         run.cmd([ROOT / "dev" / "lab", "status"], env=self.plain_env(), cwd=ROOT)
-        playbook = self.main.bin("ansible-playbook")
-        run.cmd([playbook, "-i", LAB_INVENTORY, "site.yml", "--check", "--diff"], env=self.main.env(), cwd=ROOT)
-        expect_unchanged(run, Path(run.log.name))
 
     def lab_other(self, environment: Environment) -> Callable[[Run], None]:
         """A check run on new hosts passes; site.yml converges them; a second run and a check run change nothing."""

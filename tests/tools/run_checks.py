@@ -535,7 +535,9 @@ class Checks:
                 where = Path(folder) / "ansible_collections" / "gpufleet" / "deepseek"
                 words = ["-ra", "--import-mode=importlib", "-p", "no:cacheprovider", "tests/unit"]
                 run.cmd([environment.bin("pytest"), *words], env=environment.env(PYTHONPATH=folder), cwd=where)
-            passed = re.findall(r"^=* ?(\d+ passed.*?) ?=*$", Path(run.log.name).read_text("utf-8", "replace"), re.MULTILINE)
+            passed = re.findall(
+                r"^=* ?(\d+ passed.*?) ?=*$", Path(run.log.name).read_text("utf-8", "replace"), re.MULTILINE
+            )
             if not passed:
                 raise Failure("pytest found nothing to test")
             run.notes += passed[-1:]

@@ -185,7 +185,9 @@ def test_a_cause_outlasts_what_follows_from_it() -> None:
 
 def test_a_host_that_is_gone_is_known_before_its_targets_are() -> None:
     """Each target is seen down by its own scrape: the host's alert needs the last of them, and must come before that of the first."""
-    waits = {rule["alert"]: rule["for"] for _topic, rule in ALERTS if rule["alert"] in ("HostUnreachable", "TargetDown")}
+    waits = {
+        rule["alert"]: rule["for"] for _topic, rule in ALERTS if rule["alert"] in ("HostUnreachable", "TargetDown")
+    }
     assert waits == {"HostUnreachable": "90s", "TargetDown": "2m"}
     # Prometheus' own defaults and the role's: a scrape and an evaluation.
     intervals = [DEFAULTS[f"prometheus_{name}_interval"] for name in ("scrape", "evaluation")]

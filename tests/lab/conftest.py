@@ -17,6 +17,7 @@ from labtools import Lab
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes long, and runs when the part is asked for")
     config.addinivalue_line("markers", "machine: a whole machine that systemd runs, with a lab inside it")
 
 

@@ -291,6 +291,7 @@ def test_an_overlay_that_cannot_be_becomes_a_copy(lab: Lab, tmp_path_factory: py
     assert nested.traces() == []
 
 
+@pytest.mark.long
 def test_another_release(lab: Lab) -> None:
     other = Lab(
         "labteste",
@@ -460,7 +461,7 @@ def builders(cache: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.long), False])
 def test_killed_while_the_image_is_made(lab: Lab, tmp_path_factory: pytest.TempPathFactory, whole: bool) -> None:
     cache = Path(f"/var/tmp/gftest-cache-{int(whole)}")
     command("rm", "-rf", str(cache))

@@ -19,8 +19,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ansible_test
@@ -34,17 +33,23 @@ PARTS = ("lint", "unit", "gateway", "sanity", "lab", "entrances", "faults", "mol
 # Only when it is asked for: all of them take the time of all the other parts together. Part lab has those of HOSTS_TESTS.
 MORE_PARTS = ("hosts",)
 # A part that is named runs whole. The run without names leaves out what takes long and is seen by something else in it as well, or has nothing to do with
-# what a user runs on a fleet: it must fit into the time that CI has. Of molecule, these scenarios: tests/engines, tests/sidecar and tests/gateway have real
-# processes, and the lab's monitor has the roles, with a second run, a check run and the faults.
+# what a user runs on a fleet: it must fit into the time that CI has. Of molecule, these are scenarios of roles that the two labs have, on Debian 12 and
+# 13, with a second run, a check run and faults, or of which tests/engines, tests/sidecar, tests/gateway and tests/rules run the real processes.
 MORE_SCENARIOS = (
     "alertmanager",
     "dashboards",
+    "deepseek_service",
     "engines",
     "engines_podman",
     "envoy_sidecar",
+    "gpu_exporter",
     "load_test",
+    "model_store",
+    "node_exporter",
+    "prometheus",
     "quality_probe",
     "redis_exporter",
+    "tracing",
 )
 # Files of tests/hosts that need no driver and are part of every run: ten minutes and seven on two cores.
 HOSTS_TESTS = ("nvme_raid", "nic_offload")
@@ -63,6 +68,8 @@ LABS = Path("/var/lib/gpufleet-lab")
 # Debian 12 and 13.
 SUITES = ("bookworm", "trixie")
 OTHER_LAB = "gfother"
+# Tests of tests/faults that happen to the other lab, the rest to the lab of dev/lab: each takes half of the time, and Debian 13 is seen to fail as well.
+OTHER_FAULTS = ("test_alerts.py", "test_alerts_gpus.py", "test_quality.py")
 OTHER_SUBNET = "10.78.0.0/24"
 HOSTS_LAB = "gfhosts"
 LUA_SETUP = "setup: Lua tools"
@@ -410,14 +417,17 @@ class Checks:
     # -- unit -------------------------------------------------------------------------------------------------------
 
     def unit_steps(self) -> list[Step]:
-        """The unit tests in the checkout, with each core; where ansible-test runs the same with the same cores on the built collection, only there."""
-        chosen = [] if "sanity" in (self.options.parts or PARTS) else self.chosen
+        """The unit tests in the checkout, with each core; where ansible-test runs them with the first core, on the built collection, only with the others.
+
+        Ansible-test makes a process for each test, which takes four times as long: that they stand by themselves need not be seen twice.
+        """
+        chosen = self.chosen[1:] if "sanity" in (self.options.parts or PARTS) else self.chosen
         specs = [Step("unit: busted, LuaJIT", self.unit_lua, "unit", 300, (LUA_SETUP,))]
         tests = [
             Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 300, (self.setup_name(env),))
             for env in chosen
         ]
-        engines = Step("unit: engines and their supervisor", self.unit_engines, "unit", 600, self.ready())
+        engines = Step("unit: engines and their supervisor", self.unit_engines, "unit", 600, self.ready(), waits=True)
         tool = ROOT / "tests" / "tools" / "rules_tools.py"
         rules = Step("unit: alert rules", self.tool("python", tool), "unit", 300, self.ready(RULES_SETUP))
         tool = ROOT / "tests" / "tools" / "dashboard_queries.py"
@@ -498,8 +508,10 @@ class Checks:
             after = (*needs, self.setup_name(env))
             # The two share ansible-test's cache of virtual environments: one after the other.
             steps.append(Step(f"sanity: core {env.core.name}", self.sanity(env), "sanity", 1200, after, "ansible-test"))
-            action, lane = (self.units(env), "ansible-test") if env is self.main else (self.units_plain(env), "")
-            steps.append(Step(f"sanity: units, core {env.core.name}", action, "sanity", 600, after, lane))
+            if env is self.main or "unit" not in (self.options.parts or PARTS):
+                steps.append(
+                    Step(f"sanity: units, core {env.core.name}", self.units(env), "sanity", 600, after, "ansible-test")
+                )
         steps += [Step(f"sanity: core {core.name}", self.absent(why), "sanity") for core, why in self.missing]
         steps.append(Step("sanity: galaxy-importer", self.importer, "sanity", 600, needs))
         steps.append(Step("sanity: execution environment", self.execution_environment, "sanity", 120, needs))
@@ -522,25 +534,6 @@ class Checks:
 
         def action(run: Run) -> None:
             ansible_test.call(environment, INSTALLED, run, "units", "--venv", "--python", environment.python_version)
-
-        return action
-
-    @staticmethod
-    def units_plain(environment: Environment) -> Callable[[Run], None]:
-        """The same tests in one process, which takes a quarter of the time: that each stands by itself need not be seen twice."""
-
-        def action(run: Run) -> None:
-            with tempfile.TemporaryDirectory(prefix="gpufleet-units-") as folder:
-                shutil.copytree(INSTALLED, Path(folder) / "ansible_collections", symlinks=True)
-                where = Path(folder) / "ansible_collections" / "gpufleet" / "deepseek"
-                words = ["-ra", "--import-mode=importlib", "-p", "no:cacheprovider", "tests/unit"]
-                run.cmd([environment.bin("pytest"), *words], env=environment.env(PYTHONPATH=folder), cwd=where)
-            passed = re.findall(
-                r"^=* ?(\d+ passed.*?) ?=*$", Path(run.log.name).read_text("utf-8", "replace"), re.MULTILINE
-            )
-            if not passed:
-                raise Failure("pytest found nothing to test")
-            run.notes += passed[-1:]
 
         return action
 
@@ -595,15 +588,13 @@ class Checks:
 
     def own_lab_steps(self) -> list[Step]:
         """Labs of their own: the other core on the other Debian, from nothing; and the hard cases of the lab itself."""
-        env = self.chosen[-1]
-        name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
-        steps = [Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)]
-        virtual = self.pytest("hosts/test_vm.py", "")
+        steps = [self.other_lab_step()]
+        virtual = self.pytest(["hosts/test_vm.py"], "")
         steps.append(Step("lab: virtual hosts", virtual, "lab", 1800, self.ready(), HOSTS_LANE))
         steps += [
             Step(
                 f"lab: virtual hosts, {name}",
-                self.pytest(f"hosts/test_{name}.py", ""),
+                self.pytest([f"hosts/test_{name}.py"], ""),
                 "lab",
                 2400,
                 self.ready(),
@@ -611,7 +602,15 @@ class Checks:
             )
             for name in HOSTS_TESTS
         ]
-        return [*steps, Step("lab: hard cases", self.pytest("lab", ""), "lab", 2700, self.ready(), OWN_LANE)]
+        # CI itself is a fresh machine, and the other lab is another release: the tests of both, and of what comes up again below, take long.
+        hard = self.pytest(["lab"], "" if self.named("lab") else "not long and not machine")
+        return [*steps, Step("lab: hard cases", hard, "lab", 2700, self.ready(), HOSTS_LANE)]
+
+    def other_lab_step(self) -> Step:
+        """A lab with the other core on the other Debian; it stands until the end."""
+        env = self.chosen[-1]
+        name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
+        return Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)
 
     def lab_up_steps(self) -> list[Step]:
         """The lab that the entrances and the faults work on."""
@@ -629,36 +628,29 @@ class Checks:
         run.cmd([ROOT / "dev" / "lab", "status"], env=self.plain_env(), cwd=ROOT)
 
     def lab_other(self, environment: Environment) -> Callable[[Run], None]:
-        """A check run on new hosts passes; site.yml converges them; a second run and a check run change nothing."""
+        """A check run on new hosts passes; site.yml converges them; a second run changes nothing."""
 
         def action(run: Run) -> None:
             self.needs_root()
             log = Path(run.log.name)
             words = ["--name", OTHER_LAB, "--subnet", OTHER_SUBNET]
-            try:
-                up: list[str | Path] = [ROOT / "dev" / "lab", "up", "--no-site", "--suite", SUITES[-1], *words]
-                run.cmd(up, env=self.plain_env(), cwd=ROOT)
-                playbook: list[str | Path] = [environment.bin("ansible-playbook"), "-i", LAB_INVENTORY, "site.yml"]
-                playbook += ["-e", f"lab_name={OTHER_LAB}", "-e", f"lab_subnet={OTHER_SUBNET}"]
-                run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
-                run.cmd(playbook, env=environment.env(), cwd=ROOT)
-                run.cmd(playbook, env=environment.env(), cwd=ROOT)
-                expect_unchanged(run, log)
-                run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
-                expect_unchanged(run, log)
-            finally:
-                if not self.options.keep and not run.stop.is_set():
-                    run.cmd([ROOT / "dev" / "lab", "down", *words], env=self.plain_env(), cwd=ROOT)
-            if not self.options.keep:
-                expect_nothing_left(OTHER_LAB)
+            up: list[str | Path] = [ROOT / "dev" / "lab", "up", "--no-site", "--suite", SUITES[-1], *words]
+            run.cmd(up, env=self.plain_env(), cwd=ROOT)
+            playbook: list[str | Path] = [environment.bin("ansible-playbook"), "-i", LAB_INVENTORY, "site.yml"]
+            playbook += ["-e", f"lab_name={OTHER_LAB}", "-e", f"lab_subnet={OTHER_SUBNET}"]
+            run.cmd([*playbook, "--check", "--diff"], env=environment.env(), cwd=ROOT)
+            run.cmd(playbook, env=environment.env(), cwd=ROOT)
+            run.cmd(playbook, env=environment.env(), cwd=ROOT)
+            expect_unchanged(run, log)
 
         return action
 
     def lab_other_down(self, run: Run) -> None:
-        """The other lab, when its step was stopped before it could do this itself."""
+        """The other lab leaves nothing, either."""
         if not (LABS / OTHER_LAB).exists():
-            raise Skip("gone already")
-        run.cmd([ROOT / "dev" / "lab", "down", "--name", OTHER_LAB], env=self.plain_env(), cwd=ROOT)
+            raise Skip("there is none")
+        words = ["--name", OTHER_LAB, "--subnet", OTHER_SUBNET]
+        run.cmd([ROOT / "dev" / "lab", "down", *words], env=self.plain_env(), cwd=ROOT)
         expect_nothing_left(OTHER_LAB)
 
     def lab_down(self, run: Run) -> None:
@@ -678,10 +670,10 @@ class Checks:
     def entrance_steps(self) -> list[Step]:
         """The three ways in, each as somebody uses it."""
         needs = self.ready("artifact: build and install")
-        offline = Step("entrances: what AWX lists", self.pytest("entrances", "not lab"), "entrances", 300, needs)
+        offline = Step("entrances: what AWX lists", self.pytest(["entrances"], "not lab"), "entrances", 300, needs)
         real = Step(
             "entrances: clone, artifact, AWX",
-            self.pytest("entrances", "lab"),
+            self.pytest(["entrances"], "lab"),
             "entrances",
             1800,
             (*needs, "lab: up"),
@@ -691,28 +683,35 @@ class Checks:
 
     def fault_steps(self) -> list[Step]:
         """Faults and bad input on real hosts; when they are asked for, with those that take longer."""
-        if not (ROOT / "tests" / "faults").is_dir():
-            return [Step("faults", self.absent("tests/faults does not exist"), "faults")]
-        needs = self.ready("lab: up")
         marker = "not own_lab" if self.named("faults") else "not own_lab and not long"
-        killed = self.pytest("faults", "own_lab" if self.named("faults") else "own_lab and not long")
+        killed = self.pytest(["faults"], "own_lab" if self.named("faults") else "own_lab and not long")
+        here = self.pytest(["faults", *(f"--ignore={ROOT}/tests/faults/{name}" for name in OTHER_FAULTS)], marker)
+        there = self.pytest(
+            [f"faults/{name}" for name in OTHER_FAULTS],
+            marker,
+            GPUFLEET_LAB_NAME=OTHER_LAB,
+            GPUFLEET_LAB_SUBNET=OTHER_SUBNET,
+        )
+        other = self.other_lab_step()
         return [
             *self.lab_up_steps(),
-            Step("faults", self.pytest("faults", marker), "faults", 10800, needs, LAB_LANE),
+            other,
+            Step("faults", here, "faults", 7200, self.ready("lab: up"), LAB_LANE, waits=True),
+            Step(f"faults: alerts, {SUITES[-1]}", there, "faults", 5400, self.ready(other.name), OWN_LANE, waits=True),
             Step("faults: labs of their own", killed, "faults", 3600, self.ready(), OWN_LANE),
         ]
 
     def host_steps(self) -> list[Step]:
         """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""
-        run = self.pytest("hosts", "", GPUFLEET_HOSTS_DRIVER="1")
+        run = self.pytest(["hosts"], "", GPUFLEET_HOSTS_DRIVER="1")
         return [Step("hosts: preparation on virtual hosts", run, "hosts", 7200, self.ready(), HOSTS_LANE)]
 
     def gateway_steps(self) -> list[Step]:
         """The Lua gateway in the distribution's nginx on loopback; when it is asked for, with what needs a machine of its own."""
         marker = "" if self.named("gateway") else "not timing"
         return [
-            Step("gateway: live nginx", self.pytest("gateway", marker), "gateway", 1200, self.ready(LUA_SETUP)),
-            Step("gateway: live Envoy sidecar", self.pytest("sidecar", ""), "gateway", 900, self.ready(LUA_SETUP)),
+            Step("gateway: live nginx", self.pytest(["gateway"], marker), "gateway", 1200, self.ready(LUA_SETUP)),
+            Step("gateway: live Envoy sidecar", self.pytest(["sidecar"], ""), "gateway", 900, self.ready(LUA_SETUP)),
         ]
 
     def hosts_down(self, run: Run) -> None:
@@ -722,8 +721,8 @@ class Checks:
         run.cmd([ROOT / "dev" / "lab", "down", "--name", HOSTS_LAB], env=self.plain_env(), cwd=ROOT)
         expect_nothing_left(HOSTS_LAB)
 
-    def pytest(self, folder: str, marker: str, **extra: str) -> Callable[[Run], None]:
-        """Tests that call Ansible by themselves: where the pieces are is told by variables."""
+    def pytest(self, wanted: Sequence[str], marker: str, **extra: str) -> Callable[[Run], None]:
+        """Tests that call Ansible by themselves: where the pieces are is told by variables. Paths are those below tests; an option is one."""
 
         def action(run: Run) -> None:
             if marker != "not lab":
@@ -731,14 +730,15 @@ class Checks:
             env = self.main.env(
                 GPUFLEET_ROOT=str(ROOT),
                 GPUFLEET_SNAPSHOT=str(SNAPSHOT / "source"),
-                GPUFLEET_ARTIFACT=str(self.archive()) if folder == "entrances" else "",
+                GPUFLEET_ARTIFACT=str(self.archive()) if "entrances" in wanted else "",
                 GPUFLEET_LAB_INVENTORY=str(LAB_INVENTORY),
                 GPUFLEET_BIN=str(self.main.path / "bin"),
                 **extra,
             )
             words: list[str | Path] = ["-v", "-ra", "--durations=0"]
             words += ["-m", marker] if marker else []
-            run.cmd([self.main.bin("pytest"), *words, ROOT / "tests" / folder], env=env, cwd=ROOT)
+            words += [name if name.startswith("-") else ROOT / "tests" / name for name in wanted]
+            run.cmd([self.main.bin("pytest"), *words], env=env, cwd=ROOT)
             log = Path(run.log.name).read_text("utf-8", "replace")
             last = re.findall(r"^=+ (.*\d+ passed.*) =+$", log, re.MULTILINE)
             run.notes += last[-1:]
@@ -836,7 +836,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="the release of molecule's hosts (default: %(default)s)",
     )
     parser.add_argument("--keep", action="store_true", help="leave the hosts standing at the end")
-    parser.add_argument("--jobs", type=int, default=3, help="steps at a time (default: 3, of which one waits)")
+    parser.add_argument(
+        "--jobs", type=int, default=3, help="steps at a time, beside one that mostly waits (default: 3)"
+    )
     parser.add_argument("--list", action="store_true", help="name the steps and stop")
     options = parser.parse_args(argv)
     unknown = [part for part in options.parts if part not in known]

@@ -54,7 +54,10 @@ class Stopped(Exception):
 
 @dataclass
 class Step:
-    """One check: what it is called, what it does, what must have passed before it, and how long it may take."""
+    """One check: what it is called, what it does, what must have passed before it, and how long it may take.
+
+    One that ``waits`` most of its time, for hosts and clocks, may run beside as many of the others as there are jobs.
+    """
 
     name: str
     action: Callable[[Run], None]
@@ -62,6 +65,7 @@ class Step:
     timeout: float = 600.0
     needs: tuple[str, ...] = ()
     lane: str = ""
+    waits: bool = False
     result: str = ""
     seconds: float = 0.0
     reason: str = ""
@@ -228,7 +232,7 @@ def clock(seconds: float) -> str:
 
 
 class Runner:
-    """Runs steps in their order, two at a time, never two of one lane at once."""
+    """Runs steps in their order, some at a time and one more that waits, never two of one lane at once."""
 
     def __init__(self, steps: Iterable[Step], finalizers: Iterable[Finalizer], logs: Path, jobs: int = 2) -> None:
         """Take the steps in the order in which they should start."""
@@ -247,7 +251,7 @@ class Runner:
         """Run everything; the exit code is 0 only when nothing failed."""
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            workers = [threading.Thread(target=self._work, daemon=True) for _number in range(self.jobs)]
+            workers = [threading.Thread(target=self._work, daemon=True) for _number in range(self.jobs + 1)]
             for worker in workers:
                 worker.start()
             beat = time.monotonic()
@@ -287,7 +291,9 @@ class Runner:
                 if not waiting or self.stop.is_set():
                     return None
                 state = {step.name: step.result for step in self.steps}
-                lanes = {step.lane for step in self.steps if step.name in self.running and step.lane}
+                running = [step for step in self.steps if step.name in self.running]
+                lanes = {step.lane for step in running if step.lane}
+                full = sum(not step.waits for step in running) >= self.jobs
                 for step in waiting:
                     broken = [name for name in step.needs if state.get(name, "ok") not in ("", "ok")]
                     if broken:
@@ -295,7 +301,9 @@ class Runner:
                         self._print("skip", f"{step.name:<{self.width}}  {step.reason}")
                         self.changed.notify_all()
                         break
-                    if step.lane in lanes or any(not state.get(name, "ok") for name in step.needs):
+                    if (full and not step.waits) or step.lane in lanes:
+                        continue
+                    if any(not state.get(name, "ok") for name in step.needs):
                         continue
                     self.running[step.name] = time.monotonic()
                     return step

@@ -301,9 +301,11 @@ class Runner:
                         self._print("skip", f"{step.name:<{self.width}}  {step.reason}")
                         self.changed.notify_all()
                         break
-                    if (full and not step.waits) or step.lane in lanes:
-                        continue
-                    if any(not state.get(name, "ok") for name in step.needs):
+                    busy = step.lane in lanes
+                    if step.lane:
+                        # The next of a lane is its first that waits: one that may start earlier does not overtake it.
+                        lanes.add(step.lane)
+                    if busy or (full and not step.waits) or any(not state.get(name, "ok") for name in step.needs):
                         continue
                     self.running[step.name] = time.monotonic()
                     return step

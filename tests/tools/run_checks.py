@@ -51,7 +51,7 @@ MORE_SCENARIOS = (
     "redis_exporter",
     "tracing",
 )
-# Files of tests/hosts that need no driver and are part of every run: ten minutes and seven on two cores.
+# Files of tests/hosts that need no driver: part lab has them when it is named. Two emulated hosts take a core and a half for half an hour.
 HOSTS_TESTS = ("nvme_raid", "nic_offload")
 SNAPSHOT = CACHE / "snapshot"
 ARTIFACT = CACHE / "artifact"
@@ -173,7 +173,7 @@ class Checks:
             steps.append(Step(RULES_SETUP, rules_tools.prepare, "setup", 300))
         by_part: tuple[tuple[str, Callable[[], list[Step]]], ...] = (
             # What takes long and needs nothing starts first; what a person wants to know first comes next; what is left
-            # fills the core that is free. Hosts are waited for now and then, so three steps keep two cores busy.
+            # fills the core that is free. Two steps keep two cores busy; one more that mostly waits costs them little.
             ("lab", self.lab_up_steps),
             ("lint", self.lint_steps),
             ("unit", self.unit_steps),
@@ -270,7 +270,7 @@ class Checks:
             Step("lint: yamllint", self.tool("yamllint", "--strict", "."), "lint", 120, needs),
             Step("lint: ruff check", self.lint_ruff("check"), "lint", 120, needs),
             Step("lint: ruff format", self.lint_ruff("format", "--check", "--diff"), "lint", 120, needs),
-            Step("lint: mypy", self.lint_mypy, "lint", 300, needs),
+            Step("lint: mypy", self.lint_mypy, "lint", 600, needs),
             Step(
                 "lint: argument specs", self.tool(str(python("python")), tools / "check_argspecs.py"), "lint", 60, needs
             ),
@@ -424,7 +424,7 @@ class Checks:
         chosen = self.chosen[1:] if "sanity" in (self.options.parts or PARTS) else self.chosen
         specs = [Step("unit: busted, LuaJIT", self.unit_lua, "unit", 300, (LUA_SETUP,))]
         tests = [
-            Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 300, (self.setup_name(env),))
+            Step(f"unit: pytest, core {env.core.name}", self.unit_pytest(env), "unit", 900, (self.setup_name(env),))
             for env in chosen
         ]
         engines = Step("unit: engines and their supervisor", self.unit_engines, "unit", 600, self.ready(), waits=True)
@@ -507,10 +507,10 @@ class Checks:
         for env in self.chosen:
             after = (*needs, self.setup_name(env))
             # The two share ansible-test's cache of virtual environments: one after the other.
-            steps.append(Step(f"sanity: core {env.core.name}", self.sanity(env), "sanity", 1200, after, "ansible-test"))
+            steps.append(Step(f"sanity: core {env.core.name}", self.sanity(env), "sanity", 1800, after, "ansible-test"))
             if env is self.main or "unit" not in (self.options.parts or PARTS):
                 steps.append(
-                    Step(f"sanity: units, core {env.core.name}", self.units(env), "sanity", 600, after, "ansible-test")
+                    Step(f"sanity: units, core {env.core.name}", self.units(env), "sanity", 1500, after, "ansible-test")
                 )
         steps += [Step(f"sanity: core {core.name}", self.absent(why), "sanity") for core, why in self.missing]
         steps.append(Step("sanity: galaxy-importer", self.importer, "sanity", 600, needs))
@@ -583,7 +583,7 @@ class Checks:
 
     def lab_steps(self) -> list[Step]:
         """dev/lab, as a user runs it: up, and up again."""
-        again = Step("lab: up again", self.lab_second, "lab", 600, self.ready("lab: up"), LAB_LANE)
+        again = Step("lab: up again", self.lab_second, "lab", 1200, self.ready("lab: up"), LAB_LANE)
         return [*self.lab_up_steps(), again]
 
     def own_lab_steps(self) -> list[Step]:
@@ -600,7 +600,7 @@ class Checks:
                 self.ready(),
                 HOSTS_LANE,
             )
-            for name in HOSTS_TESTS
+            for name in (HOSTS_TESTS if self.named("lab") else ())
         ]
         # CI itself is a fresh machine, and the other lab is another release: the tests of both, and of what comes up again below, take long.
         hard = self.pytest(["lab"], "" if self.named("lab") else "not long and not machine")
@@ -610,7 +610,7 @@ class Checks:
         """A lab with the other core on the other Debian; it stands until the end."""
         env = self.chosen[-1]
         name = f"lab: {SUITES[-1]} from nothing, core {env.core.name}"
-        return Step(name, self.lab_other(env), "lab", 1500, self.ready(self.setup_name(env)), OWN_LANE)
+        return Step(name, self.lab_other(env), "lab", 2700, self.ready(self.setup_name(env)), OWN_LANE)
 
     def lab_up_steps(self) -> list[Step]:
         """The lab that the entrances and the faults work on."""
@@ -675,7 +675,7 @@ class Checks:
             "entrances: clone, artifact, AWX",
             self.pytest(["entrances"], "lab"),
             "entrances",
-            1800,
+            2700,
             (*needs, "lab: up"),
             LAB_LANE,
         )
@@ -710,7 +710,7 @@ class Checks:
         """The Lua gateway in the distribution's nginx on loopback; when it is asked for, with what needs a machine of its own."""
         marker = "" if self.named("gateway") else "not timing"
         return [
-            Step("gateway: live nginx", self.pytest(["gateway"], marker), "gateway", 1200, self.ready(LUA_SETUP)),
+            Step("gateway: live nginx", self.pytest(["gateway"], marker), "gateway", 1500, self.ready(LUA_SETUP)),
             Step("gateway: live Envoy sidecar", self.pytest(["sidecar"], ""), "gateway", 900, self.ready(LUA_SETUP)),
         ]
 
@@ -764,7 +764,7 @@ class Checks:
                     f"molecule: {suite}: {name}",
                     self.molecule_scenario(name, suite),
                     "molecule",
-                    1200,
+                    1800,
                     self.ready(create),
                     MOLECULE_LANE,
                 )
@@ -837,7 +837,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--keep", action="store_true", help="leave the hosts standing at the end")
     parser.add_argument(
-        "--jobs", type=int, default=3, help="steps at a time, beside one that mostly waits (default: 3)"
+        "--jobs", type=int, default=2, help="steps at a time, beside one that mostly waits (default: 2)"
     )
     parser.add_argument("--list", action="store_true", help="name the steps and stop")
     options = parser.parse_args(argv)

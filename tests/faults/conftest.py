@@ -45,7 +45,15 @@ def pages(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 @pytest.fixture(scope="session")
 def new_fleet() -> Iterator[Fleet]:
-    """A lab of its own with one GPU host, up and empty; gone afterwards."""
+    """A lab of its own with one GPU host, up and empty; gone afterwards.
+
+    Or one that somebody has made, whose hosts are up and have nothing yet, and who takes it down: GPUFLEET_NEW_LAB=NAME,SUBNET.
+    """
+    given = os.environ.get("GPUFLEET_NEW_LAB")
+    if given:
+        name, subnet = given.split(",")
+        yield Fleet(ROOT / "inventories" / "lab", lab_name=name, lab_subnet=subnet)
+        return
     one = Fleet(ROOT / "inventories" / "lab", lab_name="gffault", lab_subnet="10.75.0.0/24", lab_gpu_count="1")
     try:
         run = one.play("playbooks/lab_up.yml")

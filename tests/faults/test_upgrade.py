@@ -93,12 +93,12 @@ class Streams:
         while not self.over.is_set():
             code, body, _peer = self.fleet.ask(stream=True, max_tokens=40)
             self.seen.append((code, body.strip().endswith("data: [DONE]")))
-            time.sleep(1)
+            time.sleep(2)
 
 
 def under_load(fleet: Fleet, playbook: str, *args: str) -> tuple[Run, list[Answer], list[tuple[int, bool]]]:
     """Run a playbook while clients ask and read; the requests and streams end with it."""
-    load = Load(fleet, clients=2, seconds=900, pause=0.2)
+    load = Load(fleet, clients=2, seconds=900, pause=0.5)
     streams = Streams(fleet)
     with streams, load:
         # The clients stop at the end of the playbook, and not of their time.

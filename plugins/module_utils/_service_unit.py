@@ -96,9 +96,10 @@ def decide(unit: Unit, state: str, enabled: bool, newer: t.Sequence[str]) -> Ste
     reasons = [f"{path} is newer than the running process" for path in newer]
     if unit.active:
         return Steps(unit.stale, enable, "restart" if reasons else "", reasons)
-    if unit.starting and not reasons:
+    if unit.starting and not reasons and not unit.stale:
         return Steps(unit.stale, enable, "start", ["its start is not finished"])
-    return Steps(unit.stale, enable, "restart" if unit.starting else "start", ["it is not running"])
+    # What systemd starts by itself after a failure, now or in a moment, is what it read from the older file: a start would wait for that one, and fail with it.
+    return Steps(unit.stale, enable, "restart" if unit.starting or unit.stale else "start", ["it is not running"])
 
 
 def show(run: Run, name: str) -> Unit:

@@ -216,9 +216,6 @@ function M.init(given)
         -- Here and not later: nginx is still root, and workers may not read the key.
         client = client_of(options.client_pem)
     end
-    -- What a request leaves behind is gone with it, and little stays. To look for garbage when there is three times as much costs
-    -- a few MiB, and saves every tenth microsecond of a long prompt.
-    collectgarbage("setpause", 300)
     -- A request is one long way through many functions and short loops, not a loop that is gone through often. With LuaJIT's
     -- own bounds more of it stays in the interpreter; longer traces than these have more values than the machine has registers.
     jit.opt.start("maxrecord=4000", "maxside=1000", "loopunroll=60", "instunroll=20", "callunroll=10")

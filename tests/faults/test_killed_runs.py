@@ -30,4 +30,6 @@ def test_the_run_after_the_kills_converges_and_the_next_changes_nothing(new_flee
     run = new_fleet.play("site.yml")
     assert run.rc == 0, run.output
     assert run.changed() == 0, run.output
+    run = new_fleet.play("site.yml", "--check", "--diff")
+    assert (run.rc, run.changed()) == (0, 0), run.output
     assert new_fleet.ask()[0] == 200

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from fleet import ROOT, Fleet, Run
-from test_upgrade import ROLLBACK, UPGRADE, journal, lock, nothing_lost, starts, status, under_load
+from test_upgrade import ROLLBACK, UPGRADE, journal, lock, nothing_lost, serving, starts, status, under_load
 
 pytestmark = pytest.mark.long
 
@@ -87,19 +87,6 @@ def ok(run: Run) -> Run:
     return run
 
 
-def processes(fleet: Fleet, host: str) -> str:
-    """Which release the processes of the engine's unit were started from."""
-    words = fleet.ssh(
-        host,
-        "for pid in $(cat /sys/fs/cgroup/*/system.slice/deepseek-service.service/cgroup.procs "
-        "/sys/fs/cgroup/system.slice/deepseek-service.service/cgroup.procs 2>/dev/null | sort -u); do"
-        " tr '\\0' '\\n' < /proc/$pid/cmdline; tr '\\0' '\\n' < /proc/$pid/environ; done; true",
-    ).stdout.split()
-    found = {word.partition("/releases/")[2].split("/")[0] for word in words if "/srv/models/releases/" in word}
-    assert len(found) == 1, found
-    return found.pop()
-
-
 @pytest.fixture(scope="module")
 def wanted(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, t.Any]]:
     """Hosts with simulated GPUs and a package index of stand-ins; afterwards the lab's own engine serves, and nothing of them is left."""
@@ -147,7 +134,7 @@ def test_there_and_back(fleet: Fleet, wanted: dict[str, t.Any]) -> None:
     ok(upgrade(fleet, wanted))
     first = {host: str(journal(fleet, host)["current"]) for host in hosts}
     assert all("-sglang-" in release for release in first.values()), first
-    assert {host: processes(fleet, host) for host in hosts} == first
+    assert {host: serving(fleet, host) for host in hosts} == first
     assert {status(fleet, host, first[host]) for host in hosts} == {"good"}
     body = fleet.ask(max_tokens=4)[1]
     assert "simulated" in body, body
@@ -156,7 +143,7 @@ def test_there_and_back(fleet: Fleet, wanted: dict[str, t.Any]) -> None:
     ok(upgrade(fleet, wanted, **other))
     second = {host: str(journal(fleet, host)["current"]) for host in hosts}
     assert all(second[host] not in (first[host], "") for host in hosts)
-    assert {host: processes(fleet, host) for host in hosts} == second
+    assert {host: serving(fleet, host) for host in hosts} == second
     told = fleet.ssh("gpu1", "cat /srv/models/current/config/engine.yml").stdout
     assert "max-running-requests: 7" in told
 
@@ -169,7 +156,7 @@ def test_there_and_back(fleet: Fleet, wanted: dict[str, t.Any]) -> None:
     )
     ok(run)
     nothing_lost(fleet, answers, streams)
-    assert {host: processes(fleet, host) for host in hosts} == first
+    assert {host: serving(fleet, host) for host in hosts} == first
     assert {status(fleet, host, second[host]) for host in hosts} == {"bad"}
     assert "max-running-requests: 7" not in fleet.ssh("gpu1", "cat /srv/models/current/config/engine.yml").stdout
     assert lock(fleet) == {}
@@ -177,14 +164,14 @@ def test_there_and_back(fleet: Fleet, wanted: dict[str, t.Any]) -> None:
 
 def test_an_engine_that_answers_nonsense_is_put_back(fleet: Fleet, wanted: dict[str, t.Any]) -> None:
     """It is healthy and writes tokens, but what it says is wrong: the first host shows it, and the second is not touched."""
-    before = {host: processes(fleet, host) for host in fleet.groups["gpu_hosts"]}
+    before = {host: serving(fleet, host) for host in fleet.groups["gpu_hosts"]}
     untouched = starts(fleet, "gpu2")
     stupid = {"deepseek_service_environment": {"ENGINE_STANDIN_CONTROL": "/srv/engine-standin-stupid.json"}}
     run = upgrade(fleet, wanted, **stupid)
     said = " ".join(run.output.split())
     assert run.rc != 0, run.output
     assert f"gpu1 serves {before['gpu1']} again" in said, run.output
-    assert {host: processes(fleet, host) for host in before} == before
+    assert {host: serving(fleet, host) for host in before} == before
     assert starts(fleet, "gpu2") == untouched
     assert lock(fleet) == {}
 

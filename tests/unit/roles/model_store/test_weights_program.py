@@ -555,14 +555,19 @@ def test_a_seed_that_is_gone_is_followed_by_the_source(
     assert_in_place(host, root)
 
 
-def test_only_damaged_pieces_are_fetched_again(host: Host, store: tuple[Host, str]) -> None:
-    _other, root = store
-    options: dict[str, Any] = {
+def from_seed(root: str) -> dict[str, Any]:
+    """A job that copies a set from a seed on this machine."""
+    return {
         "root": root,
         "model": {"root": root, "source": "set"},
         "distribution": "copy",
         "seeds": ["127.0.0.1"],
     }
+
+
+def test_only_damaged_pieces_are_fetched_again(host: Host, store: tuple[Host, str]) -> None:
+    _other, root = store
+    options = from_seed(root)
     with seed(*store) as (port, server):
         assert host.run(**options, http_port=port)["state"] == "done"
         places = host.places(root)
@@ -592,12 +597,7 @@ def test_only_damaged_pieces_are_fetched_again(host: Host, store: tuple[Host, st
 
 def test_missing_and_extra_files_are_put_right(host: Host, store: tuple[Host, str]) -> None:
     _other, root = store
-    options: dict[str, Any] = {
-        "root": root,
-        "model": {"root": root, "source": "set"},
-        "distribution": "copy",
-        "seeds": ["127.0.0.1"],
-    }
+    options = from_seed(root)
     with seed(*store) as (port, _server):
         assert host.run(**options, http_port=port)["state"] == "done"
         final = Path(host.places(root).final)
@@ -613,12 +613,7 @@ def test_missing_and_extra_files_are_put_right(host: Host, store: tuple[Host, st
 
 def test_a_changed_manifest_is_not_believed(host: Host, store: tuple[Host, str]) -> None:
     other, root = store
-    options: dict[str, Any] = {
-        "root": root,
-        "model": {"root": root, "source": "set"},
-        "distribution": "copy",
-        "seeds": ["127.0.0.1"],
-    }
+    options = from_seed(root)
     with seed(*store) as (port, _server):
         assert host.run(**options, http_port=port)["state"] == "done"
         mine, theirs = Path(host.places(root).manifest), Path(other.places(root).manifest)

@@ -162,6 +162,8 @@ class Gateway:
     # Port of a collector on loopback, and what differs from the role's defaults; without a port, no spans.
     collector: int = 0
     tracing: dict[str, Any] = field(default_factory=dict)
+    # A line of the role's log for each request, in access.log.
+    access_log: bool = False
 
     # -- files
 
@@ -261,6 +263,9 @@ class Gateway:
             "gateway_tries_timeout": 10,
             "gateway_connect_timeout": 2,
             "gateway_send_timeout": 30,
+            "gateway_read_timeout": 60,
+            "gateway_balancer": "lua",
+            "__gateway_peer_variable": "gw_peer",
             "__gateway_tracing": bool(self.collector),
             "__gateway_tracing_host": "127.0.0.1",
             "__gateway_tracing_port": self.collector,
@@ -280,6 +285,12 @@ class Gateway:
             name: env.get_template(f"etc/nginx/balancers/lua/{name}.conf.j2").render(values)
             for name in ("http", "location", "metrics")
         }
+        parts.update(
+            {
+                name: env.get_template(f"etc/nginx/parts/{name}.conf.j2").render(values)
+                for name in ("request", "log_format", "proxy")
+            }
+        )
         modules = lua_tools.PREFIX / "usr/lib/nginx/modules"
         text = f"""
 load_module {modules}/ndk_http_module.so;
@@ -294,7 +305,10 @@ events {{ worker_connections 4096; }}
 http {{
     client_body_temp_path {self.folder}/body; proxy_temp_path {self.folder}/proxy; fastcgi_temp_path {self.folder}/f;
     uwsgi_temp_path {self.folder}/u; scgi_temp_path {self.folder}/s;
-    access_log off;
+    uninitialized_variable_warn off;
+{parts["request"]}
+{parts["log_format"]}
+    access_log {f"{self.folder}/access.log gateway buffer=64k flush=1s" if self.access_log else "off"};
     client_max_body_size 16m; client_body_buffer_size 1m;
     keepalive_requests 1000000;
     lua_package_cpath "{lua_tools.library()}/lua/5.1/?.so;;";
@@ -304,11 +318,7 @@ http {{
         location /v1/ {{
             proxy_pass {"https" if self.client_pem else "http"}://engines;
             proxy_http_version 1.1;
-            proxy_set_header Accept-Encoding "";
-            proxy_buffering off;
-            proxy_buffer_size 32k; proxy_buffers 8 32k;
-            proxy_connect_timeout 2s;
-            proxy_read_timeout 60s;
+{parts["proxy"]}
 {parts["location"]}
         }}
     }}

@@ -1,19 +1,39 @@
 -- Copyright (c) 2026, gpufleet.deepseek contributors
 -- SPDX-License-Identifier: Apache-2.0
 local cjson = require("cjson")
+local ffi = require("ffi")
 local scan = require("gw.scan")
+local view = require("gw.view")
 local workers = require("workers")
+
+-- A view of a text between bytes that would change what is read, if one of them were.
+local function view_of(text)
+    local memory = ffi.new("char[?]", #text + 64)
+    ffi.fill(memory, #text + 64, ("9"):byte())
+    ffi.copy(memory + 32, text, #text)
+    return view.new(memory + 32, #text, memory)
+end
+
+-- What scan says of a body. It is the same for a string and for a view.
+local function read(body)
+    local info, why, name = scan.scan(body)
+    local other, other_why, other_name = scan.scan_view(view_of(body))
+    assert.same(info, other)
+    assert.equal(why, other_why)
+    assert.equal(name, other_name)
+    return info, why, name
+end
 
 -- The sentence of a refusal; fails when the body is taken.
 local function refused(body)
-    local info, why, name = scan.scan(body)
+    local info, why, name = read(body)
     assert.is_nil(info, "taken: " .. body:sub(1, 200))
     assert.is_string(why)
     return why, name
 end
 
 local function taken(body)
-    local info, why = scan.scan(body)
+    local info, why = read(body)
     assert.is_nil(why)
     return info
 end
@@ -223,7 +243,8 @@ describe("scan", function()
         local function value(depth)
             local kind = math.floor(rand() * (depth > 3 and 4 or 6))
             if kind == 0 then
-                return '"' .. pick(strings) .. '"'
+                -- Some are longer than what an outline shortens.
+                return '"' .. pick(strings):rep(rand() < 0.1 and 3000 or 1) .. '"'
             elseif kind == 1 then
                 return pick({ "0", "-1.5", "12e3", "7" })
             elseif kind == 2 then
@@ -241,22 +262,23 @@ describe("scan", function()
         end
         local both, neither = 0, 0
         for _ = 1, 4000 do
-            local members = { '"x":' .. value(0), '"model":"m' .. pick(strings) .. '"', '"max_tokens":'
+            local members = { '"x":' .. value(0), '"messages":[' .. value(0) .. "]", '"tools":' .. value(0),
+                '"model":"m' .. pick(strings) .. '"', '"max_tokens":'
                 .. pick({ "5", "70", "9e1" }), '"y":' .. value(0), '"stream":' .. pick({ "true", "false" }) }
             for index = #members, 2, -1 do
                 local other = math.floor(rand() * index) + 1
                 members[index], members[other] = members[other], members[index]
             end
             local body = "{" .. table.concat(members, pick({ ",", " , " })) .. "}"
-            local info, read = taken(body), cjson.decode(body)
-            assert.equal(read.model, info.model)
-            assert.equal(read.max_tokens, info.max_tokens)
-            assert.equal(read.stream, info.stream)
+            local info, decoded = taken(body), cjson.decode(body)
+            assert.equal(decoded.model, info.model)
+            assert.equal(decoded.max_tokens, info.max_tokens)
+            assert.equal(decoded.stream, info.stream)
             local at = math.floor(rand() * #body) + 1
             local broken = body:sub(1, at - 1) .. pick({ "", '"', "\\", "{", "}", "[", "]", ",", ":", "1", " " })
                 .. body:sub(at + 1)
             local ok, other = pcall(cjson.decode, broken)
-            info = scan.scan(broken)
+            info = read(broken)
             if ok and info then
                 both = both + 1
                 assert.equal(other.model, info.model, broken)
@@ -272,13 +294,56 @@ describe("scan", function()
     end)
 end)
 
+describe("scan of a view", function()
+    it("copies no long string", function()
+        local long = ('\\"\195\169{' .. "\\\\"):rep(20000)
+        local body = '{"messages":[{"content":"' .. long .. '"}],"model":"m","prompt":"' .. long .. '","tools":["' .. long
+            .. '"],"n":2}'
+        local outline, cuts = view.outline(view_of(body))
+        assert.is_true(#outline < 4000)
+        assert.equal(6, #cuts)
+        local info = taken(body)
+        assert.equal(2 * #long + 16 + 2, info.prompt_bytes)
+        assert.equal(#long + 4, info.context_bytes)
+        assert.equal('"m"', body:sub(info.model_from, info.model_to))
+        assert.equal("2", body:sub(info.n_from, info.n_to))
+    end)
+
+    it("names the right byte of what is wrong", function()
+        local long = ("x"):rep(100000)
+        assert.equal("invalid JSON: a number is malformed at byte 100013", (refused('{"a":"' .. long .. '","b":01}')))
+        assert.equal("invalid JSON: a string has no end at byte 6", (refused('{"a":"' .. long)))
+        assert.equal("model: longer than 512 bytes", (refused('{"model":"' .. long .. '"}')))
+    end)
+
+    it("tells long strings from short ones to the byte", function()
+        for length = view.LONG - 2, view.LONG + 2 do
+            local body = '{"prompt":"' .. ("y"):rep(length) .. '","n":3}'
+            assert.equal(length + 2, taken(body).prompt_bytes)
+        end
+    end)
+end)
+
 describe("edit", function()
     local function edited(body, wish)
-        local new = scan.edit(body, taken(body), wish)
+        local info = taken(body)
+        local new = scan.edit(body, info, wish)
+        for _, most in ipairs({ 1, 3, #body, 65536 }) do
+            local parts, size = view.parts(view_of(body), scan.changes(info, wish), most)
+            assert.equal(new, table.concat(parts))
+            assert.equal(#new, size)
+        end
         assert(cjson.decode(new))
         taken(new)
         return new
     end
+
+    it("changes what stands around a long string", function()
+        local long = ('z\\"'):rep(5000)
+        local wish = { model = "b", max_tokens = 9, include_usage = true }
+        assert.equal('{"max_tokens":9,"stream_options":{"include_usage":true},"prompt":"' .. long
+            .. '","model":"b","stream":true}', edited('{"prompt":"' .. long .. '","model":"a","stream":true}', wish))
+    end)
 
     it("returns the same body when nothing is to change", function()
         local body = '{"model":"m","max_tokens":5,"stream_options":{"include_usage":true}}'

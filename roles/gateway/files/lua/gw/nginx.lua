@@ -27,10 +27,12 @@ local status = require("gw.status")
 local strikes = require("gw.strikes")
 local tokens = require("gw.tokens")
 local trace = require("gw.trace")
+local view = require("gw.view")
 
 local balancer = require("ngx.balancer")
 local cjson = require("cjson.safe")
 local ssl = require("ngx.ssl")
+local base = require("resty.core.base")
 local ffi = require("ffi")
 local clear_table = require("table.clear")
 local new_table = require("table.new")
@@ -502,14 +504,67 @@ local function reject(ctx, rejection)
     return answer(ctx, code, body, rejection.retry_after)
 end
 
-local function body_of()
-    ngx.req.read_body()
-    local body = ngx.req.get_body_data()
-    if body then
-        return body
+-- A body with more bytes stays where nginx has it (see gw.view), and is changed in parts of that size.
+local LARGE = 65536
+local BODY_NAME = "request_body"
+local body_name = ffi.new("char[?]", #BODY_NAME)
+local body_at, body_length, body_error = ffi.new("char *[1]"), ffi.new("size_t[1]"), ffi.new("char *[1]")
+
+-- The address of the body that nginx has in memory, in body_at, is that of its $request_body, asked for as resty.core does for
+-- ngx.var. Returns the length, or nil.
+local function find_body()
+    local request, name = base.get_request(), BODY_NAME
+    if ffi.C.ngx_http_lua_ffi_var_get(request, name, #name, body_name, 0, body_at, body_length, body_error) ~= 0 then
+        return nil
     end
-    local path = ngx.req.get_body_file()
-    return path and read_file(path)
+    local length = tonumber(body_length[0])
+    return length
+end
+
+-- The request's body as a string, or as a view when it is said to be a large one; and its length. nil when there is none.
+local function body_of(expected)
+    ngx.req.read_body()
+    if expected and expected > LARGE then
+        local length = find_body()
+        if length then
+            return view.new(body_at[0], length), length
+        end
+    end
+    local body = ngx.req.get_body_data()
+    if not body then
+        local path = ngx.req.get_body_file()
+        body = path and read_file(path)
+    end
+    return body, body and #body
+end
+
+-- Bytes from..to of a body.
+local function part_of(body, from, to)
+    if type(body) == "string" then
+        return sub(body, from, to)
+    end
+    return view.sub(body, from, to)
+end
+
+-- Let the engine have a body with these members changed: see scan.changes.
+local function change_body(body, info, wish)
+    if type(body) == "string" then
+        local edited = scan.edit(body, info, wish)
+        if edited ~= body then
+            ngx.req.set_body_data(edited)
+        end
+        return
+    end
+    local changes = scan.changes(info, wish)
+    if #changes == 0 then
+        return
+    end
+    local parts, size = view.parts(body, changes, LARGE)
+    ngx.req.init_body(size)
+    for i = 1, #parts do
+        ngx.req.append_body(parts[i])
+    end
+    ngx.req.finish_body()
 end
 
 -- The largest number of tokens that an answer may have, of what the client says and the tier allows.
@@ -609,7 +664,7 @@ local function affinity_key(w, tenant, pool, body, info)
         if not info.prompt_at or info.prompt_bytes < affinity.bytes then
             return nil
         end
-        key = sub(body, info.prompt_at, info.prompt_at + affinity.bytes - 1)
+        key = part_of(body, info.prompt_at, info.prompt_at + affinity.bytes - 1)
     end
     return tenant.id .. pool.name .. key
 end
@@ -624,7 +679,12 @@ end
 
 local function admit(ctx, w, tenant, body)
     local limits = tenant.limits
-    local info, sentence, param = scan.scan(body)
+    local info, sentence, param
+    if type(body) == "string" then
+        info, sentence, param = scan.scan(body)
+    else
+        info, sentence, param = scan.scan_view(body)
+    end
     if not info then
         return fail(ctx, "bad_request", sentence, param)
     end
@@ -675,14 +735,11 @@ local function admit(ctx, w, tenant, body)
 
     ctx.strip = info.stream and not info.include_usage
     if info.model ~= pool.name or (paid and not asked) or ctx.strip then
-        local edited = scan.edit(body, info, {
+        change_body(body, info, {
             model = pool.name,
             max_tokens = paid and not asked and each or nil,
             include_usage = ctx.strip,
         })
-        if edited ~= body then
-            ngx.req.set_body_data(edited)
-        end
     end
     -- Small requests say nothing of an engine's time to its first token that large ones do not say, too.
     w.count.own:observe(now_s() - ctx.begin, tenant.tier)
@@ -755,12 +812,13 @@ local function access(ctx)
     if variable("http_content_encoding") then
         return fail(ctx, "unsupported_media_type")
     end
-    local body = body_of()
-    if not body or body == "" then
+    local body
+    body, length = body_of(length)
+    if not body or length == 0 then
         return fail(ctx, "length_required")
-    elseif #body > limits.max_body then
+    elseif length > limits.max_body then
         return fail(ctx, "too_large", string.format(
-            "The request body has %d bytes, and %d are allowed for this API key.", #body, limits.max_body))
+            "The request body has %d bytes, and %d are allowed for this API key.", length, limits.max_body))
     end
     return admit(ctx, w, tenant, body)
 end

@@ -10,6 +10,8 @@
 -- something. Inside nested values the structure is checked as well, because a wrong idea of where a string ends is a wrong
 -- idea of everything behind it; only the spelling of nested numbers and of escapes in nested strings is the engine's task.
 
+local view = require("gw.view")
+
 local ffi = require("ffi")
 local new_table = require("table.new")
 
@@ -548,6 +550,52 @@ function M.scan(body)
     return info
 end
 
+-- Fields of info by what becomes of them in scan_view.
+local PLACES, PROMPTS, CONTEXTS = { "open", "prompt_at", "options_open" }, {}, {}
+for _, fields in ipairs({ FIELDS, OPTIONS }) do
+    for _, known in pairs(fields) do
+        PLACES[#PLACES + 1], PLACES[#PLACES + 2] = known.from, known.to
+        if known.kind == "messages" or known.kind == "prompt" then
+            PROMPTS[#PROMPTS + 1] = known
+        elseif known.kind == "context" then
+            CONTEXTS[#CONTEXTS + 1] = known
+        end
+    end
+end
+
+local function bytes_of(body, info, fields)
+    local bytes = 0
+    for i = 1, #fields do
+        local from = info[fields[i].from]
+        -- null counts as absent.
+        if from and body.at[from - 1] ~= 110 then
+            bytes = bytes + info[fields[i].to] - from + 1
+        end
+    end
+    return bytes
+end
+
+-- Scan a body that is a view, without a copy of its long strings: what is scanned is its outline (gw.view), and the places are
+-- then those in the body. Returns what scan returns.
+function M.scan_view(body)
+    local outline, cuts = view.outline(body)
+    local info = M.scan(outline)
+    if not info then
+        -- In the words that name the right places.
+        return M.scan(view.sub(body, 1, body.length))
+    elseif #cuts == 0 then
+        return info
+    end
+    for i = 1, #PLACES do
+        local place = info[PLACES[i]]
+        if place then
+            info[PLACES[i]] = view.place(cuts, place)
+        end
+    end
+    info.prompt_bytes, info.context_bytes = bytes_of(body, info, PROMPTS), bytes_of(body, info, CONTEXTS)
+    return info
+end
+
 local function quoted(text)
     return '"' .. gsub(text, '[%c"\\]', function(one)
         return string.format("\\u%04x", byte(one))
@@ -571,14 +619,15 @@ local function limit(list, info, name, most)
     end
 end
 
--- Change a body that was scanned. info: the answer of scan for this very body. wish: a table with any of
+-- How to change a body that was scanned. info: the answer of scan for it. wish: a table with any of
 --   model = name              put another model's name
 --   max_tokens = N            put this limit: in the member that the client used; when it used both, each is lowered to N
 --                             (never raised); "max_tokens" is added when there is neither
 --   include_usage = true      ask for the usage of a stream (only sensible when info.stream)
 --   continuous_usage = true   ask for the usage in every event
--- Returns the new body. All bytes but the members named are those of the old one; without a change it is the same string.
-function M.edit(body, info, wish)
+-- Returns the changes in order of place: first and last byte that go (last = first - 1 for an insertion), what comes in their
+-- place, and so on. All other bytes stay; nothing to change is an empty table.
+function M.changes(info, wish)
     local list, first = {}, ""
     if wish.model and wish.model ~= info.model then
         local text = quoted(wish.model)
@@ -631,6 +680,12 @@ function M.edit(body, info, wish)
     if first ~= "" then
         change(list, info.open + 1, info.open, info.empty and sub(first, 1, -2) or first)
     end
+    return list
+end
+
+-- A body (a string) with the changes of M.changes; the same string when there are none.
+function M.edit(body, info, wish)
+    local list = M.changes(info, wish)
     if #list == 0 then
         return body
     end

@@ -41,6 +41,7 @@ MORE_SCENARIOS = (
     "deepseek_service",
     "engines",
     "engines_podman",
+    "engines_replica",
     "envoy_sidecar",
     "gpu_exporter",
     "load_test",

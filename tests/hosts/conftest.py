@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import hosttools
 from hosttools import Hosts
-
-# Another lab beside it, for somebody who works on a test: GPUFLEET_HOSTS_LAB=NAME,SUBNET,RAIL_SUBNET.
-LAB = os.environ.get("GPUFLEET_HOSTS_LAB") or "gfhosts,10.78.4.0/24,172.30.78.0/24"
 
 
 def with_driver() -> dict[str, Any]:
@@ -43,22 +39,6 @@ def with_driver() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def vms() -> Iterator[Hosts]:
-    """The hosts, up, and new for each file of tests: about a minute from an image that is there.
-
-    With GPUFLEET_KEEP_HOSTS=1, for somebody who works on a test, what stands is used and left standing.
-    """
-    assert os.geteuid() == 0, "hosts need root"
-    extra = with_driver() if os.environ.get("GPUFLEET_HOSTS_DRIVER") == "1" else {}
-    name, subnet, rail_subnet = LAB.split(",")
-    made = Hosts(name, subnet, rail_subnet, extra=extra)
-    keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
-    # One run of tests at a time works on these hosts.
-    Path("/run/gpufleet-lab").mkdir(exist_ok=True)
-    with Path(f"/run/gpufleet-lab/tests-{made.name}.lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not keep:
-            made.down()
-        made.up().ok()
+    """Two of them for each file of tests."""
+    with hosttools.standing(with_driver() if os.environ.get("GPUFLEET_HOSTS_DRIVER") == "1" else {}) as made:
         yield made
-        if not keep:
-            made.down()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -11,11 +12,15 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(os.environ.get("GPUFLEET_ROOT") or Path(__file__).resolve().parents[2])
+# Another lab beside it, for somebody who works on a test: GPUFLEET_HOSTS_LAB=NAME,SUBNET,RAIL_SUBNET.
+LAB = os.environ.get("GPUFLEET_HOSTS_LAB") or "gfhosts,10.78.4.0/24,172.30.78.0/24"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RECAP = re.compile(r"^(\S+)\s*: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 # Debian's open kernel module 535.261.03 builds for kernels of Debian 12 up to this one (seen: 6.1.0-56 fails, -50 works).
@@ -286,3 +291,27 @@ def kernels() -> list[int]:
         for kind in ("image", "headers")
     }
     return sorted(number for number in numbers["image"] & numbers["headers"] if number <= NEWEST_KERNEL_FOR_535)
+
+
+@contextmanager
+def standing(extra: dict[str, Any], count: int = 2) -> Iterator[Hosts]:
+    """Hosts that are up, and new: about a minute from an image that is there. C(extra) are variables of the lab.
+
+    With GPUFLEET_KEEP_HOSTS=1, for somebody who works on a test, what stands is used and left standing.
+    """
+    assert os.geteuid() == 0, "hosts need root"
+    name, subnet, rail_subnet = LAB.split(",")
+    made = Hosts(name, subnet, rail_subnet, count, extra)
+    keep = os.environ.get("GPUFLEET_KEEP_HOSTS") == "1"
+    # One run of tests at a time works on these hosts.
+    Path("/run/gpufleet-lab").mkdir(exist_ok=True)
+    with Path(f"/run/gpufleet-lab/tests-{made.name}.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not keep:
+            made.down()
+        try:
+            made.up().ok()
+            yield made
+        finally:
+            if not keep:
+                made.down()

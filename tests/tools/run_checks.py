@@ -726,7 +726,7 @@ class Checks:
     def host_steps(self) -> list[Step]:
         """Host preparation on virtual hosts: kernels, drives and network cards of their own, shared by all these tests."""
         run = self.pytest(["hosts"], "", GPUFLEET_HOSTS_DRIVER="1")
-        return [Step("hosts: preparation on virtual hosts", run, "hosts", 7200, self.ready(), HOSTS_LANE)]
+        return [Step("hosts: preparation on virtual hosts", run, "hosts", 10800, self.ready(), HOSTS_LANE)]
 
     def gateway_steps(self) -> list[Step]:
         """The Lua gateway in the distribution's nginx on loopback; when it is asked for, with what needs a machine of its own."""

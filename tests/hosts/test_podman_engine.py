@@ -27,7 +27,7 @@ def make_podman() -> Iterator[Hosts]:
     """One virtual host with podman in its image, and a container that the engine's image is made in."""
     packages = ["podman", "crun", "python3-venv"]
     with standing({"lab_gpu_count": 1, "lab_vm_extra_packages": packages, "lab_vm_memory_mb": 3072}, count=1) as made:
-        made.playbook("tests/hosts/engine_image.yml").ok()
+        made.playbook("molecule/engines_podman/virtual_host.yml").ok()
         yield made
 
 

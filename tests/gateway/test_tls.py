@@ -145,3 +145,24 @@ def test_a_stranger_is_sent_away(gateway: Start, engines: list[Engine], fronts: 
     assert (answer.status, answer.json()["error"]["code"]) == (503, "unavailable"), answer
     assert [engine.stats()["executions"] for engine in engines] == [0, 0]
     assert all(front.refused > 0 for front in fronts)
+
+
+def test_what_old_workers_found_without_tls_says_nothing_after_the_change_to_it(
+    gateway: Start, engines: list[Engine], fronts: list[Front], pki: Path
+) -> None:
+    def patient(made: Gateway) -> None:
+        # Whoever is found sick stays so for the time of this test.
+        made.policy["health"]["rise"] = 100
+
+    made = gateway(2, patient)
+    # As the role does: the peers are in use within a second, and nginx reloads afterwards.
+    behind_tls(fronts, pki, "gateway", ["engine-a", "engine-b"])(made)
+    made.write()
+    until(lambda: well(made) == {"a": False, "b": False}, 15, "the checks without TLS")
+    assert made.chat().status == 503
+    old = set(made.worker_pids())
+    made.render()
+    made.reload()
+    until(lambda: old.isdisjoint(made.worker_pids()), 15, "the old workers to end")
+    assert well(made) == {"a": True, "b": True}
+    assert [made.chat().status for _again in range(10)] == [200] * 10

@@ -7,21 +7,45 @@ M.__index = M
 
 local find = string.find
 
--- new{dict, ask}: dict is shared by the workers; ask(peer, conf) -> true | false, reason does one check (see M.http).
+-- new{dict, ask, way}: dict is shared by the workers; ask(peer, conf) -> true | false, reason does one check (see M.http).
+-- way: how engines are asked, as a word. What was found in another way, or at another address, says nothing of this one: while
+-- nginx changes to TLS, its old workers still ask without it.
 function M.new(options)
-    return setmetatable({ dict = options.dict, ask = options.ask }, M)
+    return setmetatable({ dict = options.dict, ask = options.ask, way = options.way or "", keys = {} }, M)
+end
+
+-- From now on these are the peers: a list of {name, dial, port}. Forgets those that are no longer there.
+function M:use(peers)
+    local keys = {}
+    for i = 1, #peers do
+        local peer = peers[i]
+        keys[peer.name] = self.way .. peer.dial .. ":" .. peer.port .. "/" .. peer.name
+    end
+    for name, key in pairs(self.keys) do
+        if keys[name] ~= key then
+            self.dict:delete("h:" .. key)
+            self.dict:delete("hn:" .. key)
+        end
+    end
+    self.keys = keys
+end
+
+-- What the last check of a sick peer said, or nil. A request that is still under way may ask about a peer that is gone.
+function M:reason(name)
+    local key = self.keys[name]
+    return key and self.dict:get("h:" .. key)
 end
 
 -- Is the peer well, as far as its checks say? One that was never checked is.
 function M:well(name)
-    return self.dict:get("h:" .. name) == nil
+    return self:reason(name) == nil
 end
 
 -- Take one result into account: conf.fall failures on end make a peer sick, conf.rise successes make it well again.
 -- Only the worker that checks calls it. Returns true when the verdict changed.
 function M:result(name, ok, reason, conf)
-    local dict, count = self.dict, "hn:" .. name
-    local well = self:well(name)
+    local dict, key = self.dict, self.keys[name]
+    local count, well = "hn:" .. key, self:well(name)
     if ok == well then
         dict:delete(count)
         return false
@@ -32,16 +56,11 @@ function M:result(name, ok, reason, conf)
     end
     dict:delete(count)
     if well then
-        dict:set("h:" .. name, reason or "failed")
+        dict:set("h:" .. key, reason or "failed")
     else
-        dict:delete("h:" .. name)
+        dict:delete("h:" .. key)
     end
     return true
-end
-
--- What the last check of a sick peer said, or nil.
-function M:reason(name)
-    return self.dict:get("h:" .. name)
 end
 
 -- Check the peers that are due. Each peer is latched for its interval, so any number of workers may call this.
@@ -49,21 +68,17 @@ end
 function M:tick(peers, conf, spawn, changed)
     for i = 1, #peers do
         local peer = peers[i]
-        if peer.state ~= "down" and self.dict:add("hl:" .. peer.name, 1, conf.interval_s) then
+        local key = self.keys[peer.name]
+        if peer.state ~= "down" and self.dict:add("hl:" .. key, 1, conf.interval_s) then
             spawn(function()
                 local ok, reason = self.ask(peer, conf)
-                if self:result(peer.name, ok, reason, conf) and changed then
+                -- It may be gone, or be elsewhere, by now.
+                if self.keys[peer.name] == key and self:result(peer.name, ok, reason, conf) and changed then
                     changed(peer, ok, reason)
                 end
             end)
         end
     end
-end
-
--- Forget peers that are no longer there.
-function M:forget(name)
-    self.dict:delete("h:" .. name)
-    self.dict:delete("hn:" .. name)
 end
 
 -- A check over HTTP: any 2xx is well. tls(socket, peer) does the handshake when the engines speak TLS.

@@ -308,10 +308,15 @@ local function build(config, old)
         w.metrics = metrics.new({ dict = shared.gw_metrics, pid = ngx.worker.pid() })
         w.count = register(w.metrics)
         w.slots = slots.new({ dict = shared.gw_slots, ledger = shared.gw_ledger, pid = ngx.worker.pid() })
-        w.health = health.new({ dict = shared.gw_breaker, ask = health.http(client and handshake) })
+        w.health = health.new({
+            dict = shared.gw_breaker,
+            ask = health.http(client and handshake),
+            way = options.client_pem,
+        })
         w.rand64 = trace.source(math.random)
         w.spans, w.send_spans = build_spans(w.count)
     end
+    w.health:use(config.peer_list)
     w.auth = auth.new({ keys = config.keys, sha256 = sha256.hex })
     w.strikes = strikes.new({
         dict = shared.gw_strikes,

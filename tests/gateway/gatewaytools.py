@@ -298,6 +298,7 @@ load_module {modules}/ngx_http_lua_module.so;
 daemon off;
 user root;
 worker_processes {self.workers};
+pcre_jit on;
 worker_shutdown_timeout 60s;
 pid {self.folder}/nginx.pid;
 error_log {self.folder}/error.log notice;
@@ -324,6 +325,7 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{self.metrics_port};
+        access_log off;
 {parts["metrics"]}
     }}
 }}

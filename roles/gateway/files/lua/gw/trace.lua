@@ -100,13 +100,18 @@ function M.child(rand64)
     return (fill(buffer, 16))
 end
 
--- A new trace id (32 digits, never all zero) and span id.
-function M.root(rand64)
+-- A new trace id: 32 digits, never all zero.
+function M.id(rand64)
     local high, low = rand64()
     put_child(0, high, low)
     high, low = rand64()
     put_child(16, high, low)
-    local id = fill(buffer, 32)
+    return (fill(buffer, 32))
+end
+
+-- A new trace id and span id.
+function M.root(rand64)
+    local id = M.id(rand64)
     return id, M.child(rand64)
 end
 

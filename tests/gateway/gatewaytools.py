@@ -30,6 +30,8 @@ ROLE = ROOT / "roles" / "gateway"
 
 KEY = "sk-test-0123456789abcdef"
 MODEL = "mock"
+# A trace of a client, and its span in it.
+TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 # Every limit off.
 FREE: dict[str, Any] = {
     "rpm": 0,
@@ -141,6 +143,12 @@ class Engine:
         """Kill it."""
         self.process.kill()
         self.process.wait(10)
+
+
+def headers_seen(engines: list[Engine]) -> dict[str, str]:
+    """Those of the request that came last, at the one engine that has had any since all were reset."""
+    (found,) = [seen for seen in (engine.stats()["last_headers"] for engine in engines) if seen]
+    return dict(found)
 
 
 @dataclass

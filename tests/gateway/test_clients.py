@@ -12,7 +12,7 @@ from typing import Any
 
 import openai
 import pytest
-from gatewaytools import KEY, MODEL, Engine, Gateway
+from gatewaytools import KEY, MODEL, Engine, Gateway, headers_seen
 
 Start = Callable[..., Gateway]
 
@@ -66,7 +66,7 @@ def test_tools_reach_the_engine(gateway: Start, engines: list[Engine]) -> None:
         model=MODEL, messages=question("Weather?"), max_tokens=8, tools=[tool], tool_choice="auto"
     )
     assert answer.choices
-    seen = next(found for found in (engine.stats()["last_headers"] for engine in engines) if found)
+    seen = headers_seen(engines)
     sent = {"model": MODEL, "messages": question("Weather?"), "max_tokens": 8, "tools": [tool], "tool_choice": "auto"}
     # The body as the package writes it, and as it came: nothing was lost on the way.
     assert int(seen["content-length"]) == len(json.dumps(sent, separators=(",", ":")))

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from gatewaytools import KEY, MODEL, Engine, Gateway, until
+from gatewaytools import CLIENT, KEY, MODEL, TRACE, Engine, Gateway, headers_seen, until
 
 Start = Callable[..., Gateway]
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.fixture(name="logged")
@@ -36,20 +35,20 @@ def lines(made: Gateway, number: int) -> list[dict[str, Any]]:
 
 def engine_saw(engines: list[Engine]) -> str:
     """The request id that came last, at whichever engine; both are as new afterwards."""
-    (found,) = [seen for seen in (engine.stats()["last_headers"] for engine in engines) if seen]
+    found = headers_seen(engines)["x-request-id"]
     for engine in engines:
         engine.reset()
-    return str(found["x-request-id"])
+    return found
 
 
 def test_a_request_has_one_name(logged: Gateway, engines: list[Engine]) -> None:
     given: list[dict[str, str]] = [
         {},
-        {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
-        {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
+        {"traceparent": f"00-{TRACE}-{CLIENT}-01"},
+        {"traceparent": f"00-{TRACE}-{CLIENT}-01"},
         {"traceparent": "00-0000-1-zz"},
         {"X-Request-Id": "of.the-client_1"},
-        {"X-Request-Id": "of.the-client_1", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
+        {"X-Request-Id": "of.the-client_1", "traceparent": f"00-{TRACE}-{CLIENT}-01"},
         {"X-Request-Id": "no id\\"},
         {"X-Request-Id": "short"},
     ]

@@ -13,11 +13,10 @@ from typing import Any
 
 import otlp_collector
 import pytest
-from gatewaytools import KEY, MODEL, Engine, Gateway, until
+from gatewaytools import CLIENT, KEY, MODEL, TRACE, Engine, Gateway, until
 from otlp_collector import Collector, Span
 
 Start = Callable[..., Gateway]
-TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PROMPT = "the-prompt-of-this-test"
 
 

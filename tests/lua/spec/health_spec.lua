@@ -50,6 +50,13 @@ describe("health", function()
         end
     end
 
+    -- Engine a closes its connections for so many checks.
+    local function closed(w, number)
+        answers.a = "closed"
+        ticks(w, number)
+        answers.a = nil
+    end
+
     it("takes a peer that was never checked for well", function()
         assert.is_true(worker():well("a"))
         assert.is_nil(worker():reason("a"))
@@ -83,9 +90,7 @@ describe("health", function()
         assert.is_true(one:well("b"))
         answers.a = nil
         ticks(one, 1)
-        answers.a = "closed"
-        ticks(one, 1)
-        answers.a = nil
+        closed(one, 1)
         ticks(one, 1)
         assert.is_false(two:well("a"))
         ticks(one, 1)
@@ -95,10 +100,8 @@ describe("health", function()
 
     it("does not believe what was found in another way, and checks at once", function()
         local plain = worker()
-        answers.a = "closed"
-        ticks(plain, 3)
+        closed(plain, 3)
         assert.is_false(plain:well("a"))
-        answers.a = nil
         local tls = worker("/etc/client.pem")
         assert.is_true(tls:well("a"))
         checked = {}
@@ -109,9 +112,7 @@ describe("health", function()
 
     it("forgets a peer that is gone or has another address", function()
         local w = worker()
-        answers.a = "closed"
-        ticks(w, 3)
-        answers.a = nil
+        closed(w, 3)
         local old = peers[1]
         peers[1] = { name = "a", dial = "192.0.2.1", port = 8001, state = "up" }
         w:use(peers)
@@ -140,10 +141,9 @@ describe("health", function()
         end
         answers.a = nil
         assert.is_true(w:well("a"))
-        answers.a = "closed"
-        ticks(w, 2)
+        closed(w, 2)
         assert.is_true(w:well("a"))
-        ticks(w, 1)
+        closed(w, 1)
         assert.is_false(w:well("a"))
         w:use({ peers[2] })
         assert.same({ "a sick: closed" }, changes)
